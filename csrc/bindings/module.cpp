@@ -1,0 +1,7 @@
+// metafast._core: the CPU kernels. Each room registers its own names; nothing else happens here.
+#include "bindings/register.hpp"
+
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
+  module.doc() = "The native CPU kernels of metafast. Private: use the functions of the metafast package.";
+  metafast::register_common(module);
+}

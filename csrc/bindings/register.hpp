@@ -1,0 +1,12 @@
+// The registration function of each room's binding file.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace metafast {
+
+void register_common(py::module_& module);
+
+}  // namespace metafast
