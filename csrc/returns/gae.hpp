@@ -1,0 +1,150 @@
+// GAE in the drivers' terms. For kernel files only.
+#pragma once
+
+#include "returns/drivers.hpp"
+
+namespace metafast::returns {
+namespace {
+
+template <class T>
+struct GaeRows {
+  GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns)
+      : gae(gae), outer(outer), first_column(first_column), num_columns(num_columns) {
+    if (gae.bootstrapped) std::copy_n(at(gae.next_values, 0), num_columns, successors);
+  }
+
+  T initial(std::int64_t) const { return T(0); }
+
+  void move_to(std::int64_t time) {
+    rewards = at(gae.rewards, time);
+    values = at(gae.values, time);
+    terminated = at(gae.terminated, time);
+    truncated = at(gae.truncated, time);
+    mask = at(gae.mask, time);
+    gamma = cursor_at(gae.gamma, outer, time, first_column);
+    lam = cursor_at(gae.lam, outer, time, first_column);
+    advantages = at(gae.advantages, time);
+    returns = at(gae.returns, time);
+    next_values = gae.bootstrapped ? successors : at(gae.next_values, time);
+    if (gae.bootstrapped && truncated != nullptr && gae.final_values) take_final_values(at(gae.final_values, time));
+  }
+
+  template <class P, bool kStream>
+  [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) {
+    const auto value = P::load(values + column);
+    const auto step = gae_step(P::load(rewards + column), value, P::load(next_values + column),
+                               P::load_mask(terminated + column), load_optional<P>(truncated, column),
+                               gamma.template load<P>(column), lam.template load<P>(column));
+    const auto advantage = carry_back(step, next);
+    if (mask == nullptr) {
+      write<kStream, P>(advantages + column, advantage);
+      write<kStream, P>(returns + column, advantage + value);
+      if (gae.bootstrapped) P::store(successors + column, value);
+      return advantage;
+    }
+    const auto taken = P::load_mask(mask + column);
+    write<kStream, P>(advantages + column, taken ? advantage : P::fill(0));
+    write<kStream, P>(returns + column, taken ? advantage + value : P::fill(0));
+    if (gae.bootstrapped) P::store(successors + column, taken ? value : P::load(successors + column));
+    return taken ? advantage : next;
+  }
+
+  std::int64_t outputs_to_boundary() const {
+    const std::int64_t boundary = elements_to_boundary(advantages);
+    return boundary == elements_to_boundary(returns) ? boundary : -1;
+  }
+
+ private:
+  template <class Element>
+  [[gnu::always_inline]] Element* at(const SequenceView<Element>& view, std::int64_t time) const {
+    return cursor_at(view, outer, time, first_column);
+  }
+
+  // Truncation is rare, so its successors' values are fetched one by one: the array is then hardly read.
+  void take_final_values(const T* final_values) {
+    const auto take = [&](std::int64_t column) {
+      if (truncated[column] && (mask == nullptr || mask[column])) successors[column] = final_values[column];
+    };
+    std::int64_t column = 0;
+    for (; column + 8 <= num_columns; column += 8) {
+      std::uint64_t eight;
+      std::memcpy(&eight, truncated + column, sizeof(eight));
+      if (eight == 0) continue;
+      for (int i = 0; i < 8; ++i) take(column + i);
+    }
+    for (; column < num_columns; ++column) take(column);
+  }
+
+  const Gae<T>& gae;
+  const std::int64_t outer, first_column, num_columns;
+  const T *rewards, *values, *next_values;
+  const std::uint8_t *terminated, *truncated, *mask;
+  CoefficientCursor<T> gamma, lam;
+  T *advantages, *returns;
+  alignas(64) T successors[kSliceColumns];  // in the bootstrapped form: V(s_{t+1}) of the row at hand
+};
+
+template <class T>
+struct GaeSeries {
+  // A skipped step has its successor at a distance, which the rows know how to carry.
+  static bool takes(const Gae<T>& gae) { return !gae.mask; }
+
+  GaeSeries(const Gae<T>& gae, std::int64_t outer)
+      : rewards(at(gae.rewards, outer)),
+        values(at(gae.values, outer)),
+        next_values(gae.bootstrapped ? values + 1 : at(gae.next_values, outer)),
+        final_values(gae.bootstrapped ? at(gae.final_values, outer) : nullptr),
+        terminated(at(gae.terminated, outer)),
+        truncated(at(gae.truncated, outer)),
+        gamma(cursor_at(gae.gamma, outer, 0, 0)),
+        lam(cursor_at(gae.lam, outer, 0, 0)),
+        advantages(at(gae.advantages, outer)),
+        returns(at(gae.returns, outer)),
+        last_time(gae.extents.time - 1),
+        last_next_value(gae.bootstrapped ? *at(gae.next_values, outer) : next_values[last_time]) {}
+
+  T initial() const { return T(0); }
+
+  Affine<T> last() const { return step_from<Pack<T, 1>>(last_time, last_next_value); }
+
+  template <class P>
+  [[gnu::always_inline]] Affine<typename P::Real> step(std::int64_t time) const {
+    return step_from<P>(time, P::load(next_values + time));
+  }
+
+  template <class P, bool kStream>
+  [[gnu::always_inline]] void emit(std::int64_t time, typename P::Real advantage) const {
+    write<kStream, P>(advantages + time, advantage);
+    write<kStream, P>(returns + time, advantage + P::load(values + time));
+  }
+
+  std::int64_t outputs_from_boundary(std::int64_t time) const {
+    const std::int64_t boundary = elements_past_boundary(advantages + time);
+    return boundary == elements_past_boundary(returns + time) ? boundary : -1;
+  }
+
+ private:
+  template <class Element>
+  static Element* at(const SequenceView<Element>& view, std::int64_t outer) {
+    return cursor_at(view, outer, 0, 0);
+  }
+
+  template <class P>
+  [[gnu::always_inline]] Affine<typename P::Real> step_from(std::int64_t time, typename P::Real next_value) const {
+    const auto is_truncated = load_optional<P>(truncated, time);
+    if (final_values != nullptr && truncated != nullptr)
+      next_value = is_truncated ? P::load(final_values + time) : next_value;
+    return gae_step(P::load(rewards + time), P::load(values + time), next_value, P::load_mask(terminated + time),
+                    is_truncated, gamma.template load<P>(time), lam.template load<P>(time));
+  }
+
+  const T *rewards, *values, *next_values, *final_values;
+  const std::uint8_t *terminated, *truncated;
+  CoefficientCursor<T> gamma, lam;
+  T *advantages, *returns;
+  std::int64_t last_time;
+  T last_next_value;
+};
+
+}  // namespace
+}  // namespace metafast::returns
