@@ -1,5 +1,6 @@
 #include "bindings/arrays.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace metafast {
@@ -28,16 +29,15 @@ bool ranges_meet(const py::array& a, const py::array& b) {
   return first.first < second.second && second.first < first.second;
 }
 
-// dst[...] = src over `shape`, element by element in bytes.
-void copy_strided(char* to, const std::vector<py::ssize_t>& to_strides, const char* from,
-                  const std::vector<py::ssize_t>& from_strides, const std::vector<py::ssize_t>& shape, std::size_t axis,
-                  std::size_t itemsize) {
-  if (axis == shape.size()) {
+// to[...] = from over `shape`, element by element in bytes.
+void copy_strided(char* to, const py::ssize_t* to_strides, const char* from, const py::ssize_t* from_strides,
+                  const py::ssize_t* shape, int ndim, std::size_t itemsize) {
+  if (ndim == 0) {
     std::memcpy(to, from, itemsize);
     return;
   }
-  for (py::ssize_t i = 0; i < shape[axis]; ++i)
-    copy_strided(to + i * to_strides[axis], to_strides, from + i * from_strides[axis], from_strides, shape, axis + 1,
+  for (py::ssize_t i = 0; i < *shape; ++i)
+    copy_strided(to + i * *to_strides, to_strides + 1, from + i * *from_strides, from_strides + 1, shape + 1, ndim - 1,
                  itemsize);
 }
 
@@ -89,16 +89,17 @@ py::array flag_array(py::handle value, const char* name) {
 }
 
 SequenceLayout::SequenceLayout(const py::array& rewards, const char* name, int time_axis)
-    : shape_(rewards.shape(), rewards.shape() + rewards.ndim()), time_axis_(time_axis), name_(name) {
+    : ndim_(static_cast<int>(rewards.ndim())), time_axis_(time_axis), name_(name) {
   if (time_axis != 0 && time_axis != 1)
     throw py::value_error("time_axis must be 0 or 1, not " + std::to_string(time_axis));
-  if (rewards.ndim() <= time_axis)
-    throw py::value_error(std::string(name) + " has shape " + shape_text(rewards.shape(), static_cast<int>(rewards.ndim())) +
+  if (ndim_ <= time_axis)
+    throw py::value_error(std::string(name) + " has shape " + shape_text(rewards.shape(), ndim_) +
                           ", which has no axis " + std::to_string(time_axis) + " for time");
+  std::copy_n(rewards.shape(), ndim_, shape_.begin());
   std::int64_t inner = 1;
-  for (std::size_t axis = static_cast<std::size_t>(time_axis) + 1; axis < shape_.size(); ++axis) inner *= shape_[axis];
+  for (int axis = time_axis + 1; axis < ndim_; ++axis) inner *= shape_[axis];
   const std::int64_t outer = time_axis == 1 ? shape_[0] : 1;
-  extents_ = {outer, shape_[static_cast<std::size_t>(time_axis)], inner};
+  extents_ = {outer, shape_[time_axis], inner};
   // Time-major memory seen batch-major, and the reverse, are walked as they lie.
   Walk walk;
   const auto itemsize = rewards.itemsize();
@@ -113,69 +114,64 @@ SequenceLayout::SequenceLayout(const py::array& rewards, const char* name, int t
 }
 
 void SequenceLayout::check_shape(const py::array& array, const char* name) const {
-  const auto ndim = static_cast<std::size_t>(array.ndim());
-  if (ndim == shape_.size() && std::equal(shape_.begin(), shape_.end(), array.shape())) return;
-  throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(ndim)) +
-                        ", expected " + shape_text(shape_.data(), static_cast<int>(shape_.size())) + ", the shape of " +
-                        name_);
-}
-
-bool SequenceLayout::has_row_shape(const py::array& array) const {
-  if (static_cast<std::size_t>(array.ndim()) + 1 != shape_.size()) return false;
-  for (int axis = 0; axis < array.ndim(); ++axis)
-    if (array.shape(axis) != shape_[static_cast<std::size_t>(axis + (axis >= time_axis_))]) return false;
-  return true;
+  const int ndim = static_cast<int>(array.ndim());
+  if (ndim == ndim_ && std::equal(array.shape(), array.shape() + ndim, shape_.begin())) return;
+  throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), ndim) + ", expected " +
+                        shape_text(shape_.data(), ndim_) + ", the shape of " + name_);
 }
 
 void SequenceLayout::check_row_shape(const py::array& array, const char* name) const {
-  if (has_row_shape(array)) return;
-  auto row = shape_;
-  row.erase(row.begin() + time_axis_);
-  throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
-                        ", expected " + shape_text(row.data(), static_cast<int>(row.size())) + ", the shape of " + name_ +
-                        " without its time axis " + std::to_string(time_axis_));
+  Strides row = shape_;
+  std::copy(shape_.begin() + time_axis_ + 1, shape_.end(), row.begin() + time_axis_);
+  const int ndim = static_cast<int>(array.ndim());
+  if (ndim == ndim_ - 1 && std::equal(array.shape(), array.shape() + ndim, row.begin())) return;
+  throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), ndim) + ", expected " +
+                        shape_text(row.data(), ndim_ - 1) + ", the shape of " + name_ + " without its time axis " +
+                        std::to_string(time_axis_));
 }
 
 SequenceLayout::Strides SequenceLayout::full_strides(const py::array& array) const {
-  return Strides(array.strides(), array.strides() + array.ndim());
+  Strides strides{};
+  std::copy_n(array.strides(), ndim_, strides.begin());
+  return strides;
 }
 
 SequenceLayout::Strides SequenceLayout::row_strides(const py::array& array) const {
-  Strides strides = full_strides(array);
-  strides.insert(strides.begin() + time_axis_, 0);
+  Strides strides{};
+  std::copy_n(array.strides(), time_axis_, strides.begin());
+  std::copy_n(array.strides() + time_axis_, ndim_ - 1 - time_axis_, strides.begin() + time_axis_ + 1);
   return strides;
 }
 
 SequenceLayout::Strides SequenceLayout::broadcast_strides(const py::array& array, const char* name) const {
-  const auto missing = static_cast<py::ssize_t>(shape_.size()) - array.ndim();
+  const int ndim = static_cast<int>(array.ndim());
+  const int missing = ndim_ - ndim;
   bool fits = missing >= 0;
-  Strides strides(shape_.size(), 0);
-  for (py::ssize_t axis = 0; fits && axis < array.ndim(); ++axis) {
+  Strides strides{};
+  for (int axis = 0; fits && axis < ndim; ++axis) {
     if (array.shape(axis) == 1) continue;
-    fits = array.shape(axis) == shape_[static_cast<std::size_t>(axis + missing)];
-    strides[static_cast<std::size_t>(axis + missing)] = array.strides(axis);
+    fits = array.shape(axis) == shape_[axis + missing];
+    strides[axis + missing] = array.strides(axis);
   }
   if (!fits)
-    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
-                          ", which does not broadcast to " +
-                          shape_text(shape_.data(), static_cast<int>(shape_.size())) + ", the shape of " + name_);
+    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), ndim) +
+                          ", which does not broadcast to " + shape_text(shape_.data(), ndim_) + ", the shape of " + name_);
   return strides;
 }
 
 // Strides in bytes of an array that lies in memory as [outer, time, inner].
 SequenceLayout::Strides SequenceLayout::memory_order(py::ssize_t itemsize) const {
-  const auto time = static_cast<std::size_t>(time_axis_);
-  Strides strides(shape_.size());
+  Strides strides{};
   py::ssize_t stride = itemsize;
-  const auto lay = [&](std::size_t begin, std::size_t end) {
-    for (std::size_t axis = end; axis-- > begin;) {
+  const auto lay = [&](int begin, int end) {
+    for (int axis = end; axis-- > begin;) {
       strides[axis] = stride;
       stride *= shape_[axis];
     }
   };
-  swapped_ ? lay(0, time) : lay(time + 1, shape_.size());
-  lay(time, time + 1);
-  swapped_ ? lay(time + 1, shape_.size()) : lay(0, time);
+  swapped_ ? lay(0, time_axis_) : lay(time_axis_ + 1, ndim_);
+  lay(time_axis_, time_axis_ + 1);
+  swapped_ ? lay(time_axis_ + 1, ndim_) : lay(0, time_axis_);
   return strides;
 }
 
@@ -185,26 +181,22 @@ bool SequenceLayout::group(const Strides& strides, int begin, int end, py::ssize
   py::ssize_t next = 0;
   bool first = true;
   for (int axis = end - 1; axis >= begin; --axis) {
-    const auto index = static_cast<std::size_t>(axis);
-    if (shape_[index] == 1) continue;
+    if (shape_[axis] == 1) continue;
     if (first) {
-      stride = strides[index];
+      stride = strides[axis];
       first = false;
-    } else if (strides[index] != next) {
+    } else if (strides[axis] != next) {
       return false;
     }
-    next = strides[index] * shape_[index];
+    next = strides[axis] * shape_[axis];
   }
   return true;
 }
 
 bool SequenceLayout::walk_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const {
-  const int ndim = static_cast<int>(shape_.size());
-  walk.itemsize = itemsize;
-  walk.time = strides[static_cast<std::size_t>(time_axis_)];
+  walk = {0, strides[time_axis_], 0, itemsize};
   py::ssize_t before = 0, after = 0;
-  walk.outer = walk.inner = 0;
-  if (!group(strides, 0, time_axis_, before) || !group(strides, time_axis_ + 1, ndim, after)) return false;
+  if (!group(strides, 0, time_axis_, before) || !group(strides, time_axis_ + 1, ndim_, after)) return false;
   walk.outer = swapped_ ? after : before;
   walk.inner = swapped_ ? before : after;
   if (walk.outer % itemsize || walk.time % itemsize) return false;
@@ -218,7 +210,7 @@ SequenceLayout::Bytes SequenceLayout::view_bytes(py::array& array, const Strides
   if (size() == 0 || walk_of(strides, array.itemsize(), bytes.walk)) return bytes;
   py::array copy = empty(array.dtype());
   const Strides to = memory_order(array.itemsize());
-  copy_strided(static_cast<char*>(copy.mutable_data()), to, bytes.data, strides, shape_, 0,
+  copy_strided(static_cast<char*>(copy.mutable_data()), to.data(), bytes.data, strides.data(), shape_.data(), ndim_,
                static_cast<std::size_t>(array.itemsize()));
   array = copy;
   walk_of(to, array.itemsize(), bytes.walk);
@@ -237,20 +229,22 @@ SequenceLayout::Bytes SequenceLayout::row_bytes(py::array& array) const {
 }
 
 py::array SequenceLayout::empty(const py::dtype& dtype) const {
-  return py::array(dtype, shape_, memory_order(dtype.itemsize()));
+  const Strides strides = memory_order(dtype.itemsize());
+  return py::array(dtype, py::array::ShapeContainer(shape_.begin(), shape_.begin() + ndim_),
+                   py::array::StridesContainer(strides.begin(), strides.begin() + ndim_));
 }
 
-py::array output_array(py::handle value, const char* name, const py::array& rewards, const SequenceLayout& layout,
-                       const std::vector<std::pair<const char*, py::array>>& inputs) {
+py::array output_array(py::handle value, const char* name, const py::array& rewards, const SequenceLayout& layout) {
   auto array = float_array(value, name, rewards);
   layout.check_shape(array, name);
   if (!array.writeable()) throw py::value_error(std::string(name) + " is not writable");
-  for (const auto& [other_name, other] : inputs) {
-    if (other && ranges_meet(array, other) &&
-        py::module_::import("numpy").attr("shares_memory")(array, other).cast<bool>())
-      throw py::value_error(std::string(name) + " shares memory with " + other_name + "; results need memory of their own");
-  }
   return array;
+}
+
+void check_no_overlap(const py::array& output, const char* name, const py::array& other, const char* other_name) {
+  if (!other || !ranges_meet(output, other)) return;
+  if (py::module_::import("numpy").attr("shares_memory")(output, other).cast<bool>())
+    throw py::value_error(std::string(name) + " shares memory with " + other_name + "; results need memory of their own");
 }
 
 }  // namespace metafast

@@ -4,9 +4,9 @@
 
 #include <pybind11/numpy.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "bindings/register.hpp"
 #include "common/view.hpp"
@@ -14,6 +14,9 @@
 namespace metafast {
 
 constexpr int kMaxDimensions = 8;
+
+// A null handle; the default constructor of py::array makes a NumPy array.
+inline py::array no_array() { return py::reinterpret_steal<py::array>(py::handle()); }
 
 std::string shape_text(const py::ssize_t* shape, int ndim);
 std::string dtype_text(const py::array& array);
@@ -68,7 +71,7 @@ class SequenceLayout {
   py::array empty(const py::dtype& dtype) const;
 
  private:
-  using Strides = std::vector<py::ssize_t>;  // in bytes, one for each axis of the first argument
+  using Strides = std::array<py::ssize_t, kMaxDimensions>;  // in bytes, one for each axis of the first argument
   struct Walk {
     py::ssize_t outer, time, inner, itemsize;  // strides in bytes
   };
@@ -92,15 +95,18 @@ class SequenceLayout {
     return {reinterpret_cast<T*>(bytes.data), bytes.walk.outer / size, bytes.walk.time / size};
   }
 
-  std::vector<py::ssize_t> shape_;
+  Strides shape_{};
+  int ndim_;
   int time_axis_;
   bool swapped_ = false;  // the roles of the axes before time and of those after it are exchanged
   const char* name_;
   SequenceExtents extents_;
 };
 
-// An array to write to: plain, writable, of the right dtype and shape, sharing no memory with `inputs`.
-py::array output_array(py::handle value, const char* name, const py::array& rewards, const SequenceLayout& layout,
-                       const std::vector<std::pair<const char*, py::array>>& inputs);
+// An array to write to: plain, writable, of the right dtype and shape.
+py::array output_array(py::handle value, const char* name, const py::array& rewards, const SequenceLayout& layout);
+
+// Raises ValueError where `output` shares memory with `other`, which may be null.
+void check_no_overlap(const py::array& output, const char* name, const py::array& other, const char* other_name);
 
 }  // namespace metafast

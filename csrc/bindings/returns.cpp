@@ -128,7 +128,7 @@ SequenceView<T> result_view(py::array& array, const SequenceLayout& layout, py::
 }
 
 void copy_back(py::array& array, const py::array& beside) {
-  if (beside.ptr() != nullptr && beside.size() > 0) array[py::ellipsis()] = beside;
+  if (beside && beside.size() > 0) array[py::ellipsis()] = beside;
 }
 
 py::tuple gae(py::handle rewards_in, py::handle values_in, py::handle next_values_in, py::handle terminated_in,
@@ -138,7 +138,9 @@ py::tuple gae(py::handle rewards_in, py::handle values_in, py::handle next_value
   return with_float_type(rewards_array, "rewards", [&](auto zero) {
     using T = decltype(zero);
     const SequenceLayout layout(rewards_array, "rewards", time_axis);
-    py::array rewards = rewards_array, values, next_values, terminated, truncated, gamma, lam, final_values, mask;
+    py::array rewards = rewards_array, values = no_array(), next_values = no_array(), terminated = no_array(),
+              truncated = no_array(), gamma = no_array(), lam = no_array(), final_values = no_array(),
+              mask = no_array();
     returns::Gae<T> arguments;
     arguments.extents = layout.extents();
     arguments.rewards = layout.view<T>(rewards);
@@ -161,7 +163,8 @@ py::tuple gae(py::handle rewards_in, py::handle values_in, py::handle next_value
     if (given(mask_in)) arguments.mask = flags(mask_in, "mask", layout, mask);
     if (arguments.bootstrapped && arguments.truncated && !arguments.final_values) require_final_values(arguments);
 
-    py::array advantages, returns, advantages_beside, returns_beside;
+    py::array advantages = no_array(), returns = no_array();
+    py::array advantages_beside = no_array(), returns_beside = no_array();
     if (given(out)) {
       if (!py::isinstance<py::tuple>(out) && !py::isinstance<py::list>(out))
         throw py::type_error("out must be a pair of arrays (advantages, returns), not " +
@@ -170,13 +173,22 @@ py::tuple gae(py::handle rewards_in, py::handle values_in, py::handle next_value
       if (pair.size() != 2)
         throw py::value_error("out must be a pair of arrays (advantages, returns), not " + std::to_string(pair.size()) +
                               " of them");
-      std::vector<std::pair<const char*, py::array>> inputs = {
-          {"rewards", rewards},       {"values", values},       {"next_values", next_values}, {"terminated", terminated},
-          {"truncated", truncated},   {"gamma", gamma},         {"lam", lam},                 {"final_values", final_values},
-          {"mask", mask}};
-      advantages = output_array(pair[0], "out[0]", rewards_array, layout, inputs);
-      inputs.push_back({"out[0]", advantages});
-      returns = output_array(pair[1], "out[1]", rewards_array, layout, inputs);
+      advantages = output_array(pair[0], "out[0]", rewards_array, layout);
+      returns = output_array(pair[1], "out[1]", rewards_array, layout);
+      check_no_overlap(advantages, "out[0]", returns, "out[1]");
+      const auto check_against = [&](const py::array& input, const char* name) {
+        check_no_overlap(advantages, "out[0]", input, name);
+        check_no_overlap(returns, "out[1]", input, name);
+      };
+      check_against(rewards, "rewards");
+      check_against(values, "values");
+      check_against(next_values, "next_values");
+      check_against(terminated, "terminated");
+      check_against(truncated, "truncated");
+      check_against(gamma, "gamma");
+      check_against(lam, "lam");
+      check_against(final_values, "final_values");
+      check_against(mask, "mask");
     } else {
       advantages = layout.empty(rewards_array.dtype());
       returns = layout.empty(rewards_array.dtype());
@@ -201,7 +213,8 @@ py::array discounted_returns(py::handle rewards_in, py::handle terminated_in, py
   return with_float_type(rewards_array, "rewards", [&](auto zero) {
     using T = decltype(zero);
     const SequenceLayout layout(rewards_array, "rewards", time_axis);
-    py::array rewards = rewards_array, terminated, truncated, gamma, bootstrap, final_values;
+    py::array rewards = rewards_array, terminated = no_array(), truncated = no_array(), gamma = no_array(),
+              bootstrap = no_array(), final_values = no_array();
     returns::DiscountedReturns<T> arguments;
     arguments.extents = layout.extents();
     arguments.rewards = layout.view<T>(rewards);
@@ -231,7 +244,7 @@ py::array affine_scan(py::handle offsets_in, py::handle decays_in, int time_axis
   return with_float_type(offsets_array, "offsets", [&](auto zero) {
     using T = decltype(zero);
     const SequenceLayout layout(offsets_array, "offsets", time_axis);
-    py::array offsets = offsets_array, decays;
+    py::array offsets = offsets_array, decays = no_array();
     returns::AffineScan<T> arguments;
     arguments.extents = layout.extents();
     arguments.offsets = layout.view<T>(offsets);

@@ -44,6 +44,26 @@ METAFAST_VECTOR_TYPES(double, std::int64_t, 4)
 METAFAST_VECTOR_TYPES(double, std::int64_t, 8)
 #undef METAFAST_VECTOR_TYPES
 
+// Bytes to integers of the lanes' size. By intrinsics, because gcc 12 takes a generic conversion apart lane by lane.
+template <class Mask, class Bytes>
+[[gnu::always_inline]] inline Mask widen(Bytes bytes) {
+#if defined(__SSE4_1__)
+  __m128i low{};
+  std::memcpy(&low, &bytes, sizeof(bytes));
+  constexpr bool four_byte_lanes = sizeof(Mask) == 4 * sizeof(Bytes);
+  if constexpr (sizeof(Mask) == 16) return (Mask)(four_byte_lanes ? _mm_cvtepu8_epi32(low) : _mm_cvtepu8_epi64(low));
+#if defined(__AVX2__)
+  if constexpr (sizeof(Mask) == 32)
+    return (Mask)(four_byte_lanes ? _mm256_cvtepu8_epi32(low) : _mm256_cvtepu8_epi64(low));
+#endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Mask) == 64)
+    return (Mask)(four_byte_lanes ? _mm512_maskz_cvtepu8_epi32(0xffff, low) : _mm512_maskz_cvtepu8_epi64(0xff, low));
+#endif
+#endif
+  return __builtin_convertvector(bytes, Mask);
+}
+
 template <class T, int W>
 struct Pack {
   static constexpr int kWidth = W;
@@ -59,7 +79,7 @@ struct Pack {
   [[gnu::always_inline]] static inline Mask load_mask(const std::uint8_t* from) {
     Bytes bytes;
     std::memcpy(&bytes, from, sizeof(bytes));
-    return __builtin_convertvector(bytes, Mask) != 0;
+    return widen<Mask>(bytes) != 0;
   }
   [[gnu::always_inline]] static inline Real fill(T value) { return value - Real{}; }
   [[gnu::always_inline]] static inline void store(T* to, Real lanes) { std::memcpy(to, &lanes, sizeof(lanes)); }

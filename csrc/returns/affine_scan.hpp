@@ -7,16 +7,14 @@ namespace metafast::returns {
 namespace {
 
 template <class T>
-struct AffineScanRows {
-  AffineScanRows(const AffineScan<T>& scan, std::int64_t outer, std::int64_t first_column, std::int64_t)
-      : scan(scan), outer(outer), first_column(first_column) {}
+struct AffineScanRow {
+  const T *offsets, *decays;
+  T* result;
+  std::int64_t offsets_stride, decays_stride;
 
-  T initial(std::int64_t) const { return T(0); }
-
-  void move_to(std::int64_t time) {
-    offsets = cursor_at(scan.offsets, outer, time, first_column);
-    decays = cursor_at(scan.decays, outer, time, first_column);
-    result = cursor_at(scan.result, outer, time, first_column);
+  [[gnu::always_inline]] void prefetch_earlier(std::int64_t column) const {
+    __builtin_prefetch(offsets + column - offsets_stride);
+    __builtin_prefetch(decays + column - decays_stride);
   }
 
   template <class P, bool kStream>
@@ -28,12 +26,23 @@ struct AffineScanRows {
   }
 
   std::int64_t outputs_to_boundary() const { return elements_to_boundary(result); }
+};
+
+template <class T>
+struct AffineScanRows {
+  AffineScanRows(const AffineScan<T>& scan, std::int64_t outer, std::int64_t first_column, std::int64_t)
+      : scan(scan), outer(outer), first_column(first_column) {}
+
+  T initial(std::int64_t) const { return T(0); }
+
+  AffineScanRow<T> row(std::int64_t time) const {
+    return {cursor_at(scan.offsets, outer, time, first_column), cursor_at(scan.decays, outer, time, first_column),
+            cursor_at(scan.result, outer, time, first_column), scan.offsets.time_stride, scan.decays.time_stride};
+  }
 
  private:
   const AffineScan<T>& scan;
   const std::int64_t outer, first_column;
-  const T *offsets, *decays;
-  T* result;
 };
 
 template <class T>
@@ -56,12 +65,10 @@ struct AffineScanSeries {
     return {P::load(offsets + time), P::load(decays + time)};
   }
 
-  template <class P, bool kStream>
+  template <class P>
   [[gnu::always_inline]] void emit(std::int64_t time, typename P::Real solved) const {
-    write<kStream, P>(result + time, solved);
+    P::store(result + time, solved);
   }
-
-  std::int64_t outputs_from_boundary(std::int64_t time) const { return elements_past_boundary(result + time); }
 
  private:
   const T *offsets, *decays;

@@ -11,7 +11,9 @@ template <class T>
 struct DiscountedReturnsCursor {
   DiscountedReturnsCursor(const DiscountedReturns<T>& arguments, std::int64_t outer, std::int64_t time,
                           std::int64_t column)
-      : rewards(cursor_at(arguments.rewards, outer, time, column)),
+      : rewards_stride(arguments.rewards.time_stride),
+        terminated_stride(arguments.terminated.time_stride),
+        rewards(cursor_at(arguments.rewards, outer, time, column)),
         final_values(cursor_at(arguments.final_values, outer, time, column)),
         terminated(cursor_at(arguments.terminated, outer, time, column)),
         truncated(cursor_at(arguments.truncated, outer, time, column)),
@@ -25,6 +27,21 @@ struct DiscountedReturnsCursor {
                                   load_optional<P>(truncated, index), gamma.template load<P>(index));
   }
 
+  template <class P, bool kStream>
+  [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) const {
+    const auto result = carry_back(step<P>(column), next);
+    write<kStream, P>(returns + column, result);
+    return result;
+  }
+
+  std::int64_t outputs_to_boundary() const { return elements_to_boundary(returns); }
+
+  [[gnu::always_inline]] void prefetch_earlier(std::int64_t column) const {
+    __builtin_prefetch(rewards + column - rewards_stride);
+    __builtin_prefetch(terminated + column - terminated_stride);
+  }
+
+  std::int64_t rewards_stride, terminated_stride;
   const T *rewards, *final_values;
   const std::uint8_t *terminated, *truncated;
   CoefficientCursor<T> gamma;
@@ -35,27 +52,17 @@ template <class T>
 struct DiscountedReturnsRows {
   DiscountedReturnsRows(const DiscountedReturns<T>& arguments, std::int64_t outer, std::int64_t first_column,
                         std::int64_t)
-      : arguments(arguments), outer(outer), first_column(first_column), cursor(arguments, outer, 0, first_column) {}
+      : arguments(arguments), outer(outer), first_column(first_column) {}
 
   T initial(std::int64_t column) const {
     return arguments.bootstrap ? arguments.bootstrap.row(outer, 0)[first_column + column] : T(0);
   }
 
-  void move_to(std::int64_t time) { cursor = DiscountedReturnsCursor<T>(arguments, outer, time, first_column); }
-
-  template <class P, bool kStream>
-  [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) const {
-    const auto result = carry_back(cursor.template step<P>(column), next);
-    write<kStream, P>(cursor.returns + column, result);
-    return result;
-  }
-
-  std::int64_t outputs_to_boundary() const { return elements_to_boundary(cursor.returns); }
+  DiscountedReturnsCursor<T> row(std::int64_t time) const { return {arguments, outer, time, first_column}; }
 
  private:
   const DiscountedReturns<T>& arguments;
   const std::int64_t outer, first_column;
-  DiscountedReturnsCursor<T> cursor;
 };
 
 template <class T>
@@ -76,12 +83,10 @@ struct DiscountedReturnsSeries {
     return cursor.template step<P>(time);
   }
 
-  template <class P, bool kStream>
+  template <class P>
   [[gnu::always_inline]] void emit(std::int64_t time, typename P::Real result) const {
-    write<kStream, P>(cursor.returns + time, result);
+    P::store(cursor.returns + time, result);
   }
-
-  std::int64_t outputs_from_boundary(std::int64_t time) const { return elements_past_boundary(cursor.returns + time); }
 
  private:
   DiscountedReturnsCursor<T> cursor;

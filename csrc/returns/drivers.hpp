@@ -61,34 +61,38 @@ inline std::int64_t elements_to_boundary(const T* address) {
   return beyond == 0 ? 0 : static_cast<std::int64_t>((kVectorBytes - beyond) / sizeof(T));
 }
 
-// How many elements `address` lies past the last vector boundary.
-template <class T>
-inline std::int64_t elements_past_boundary(const T* address) {
-  return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address) % kVectorBytes / sizeof(T));
-}
-
-// At most kSliceColumns columns of one outer index. An estimator's Rows has
-//   initial(column)              the carry from behind the last step,
-//   move_to(time)                called for each row, last to first,
-//   solve<P, kStream>(column, next)   solves and writes P::kWidth columns of that row, returns their carry,
-//   outputs_to_boundary()        elements_to_boundary of the outputs' row where they agree, else -1.
+// At most kMaxColumns columns of one outer index. An estimator's Rows has
+//   initial(column)     the carry from behind the last step,
+//   row(time)           called for each row, last to first; a Row of plain pointers, copied so that the compiler may
+//                       keep them in registers, with
+//     solve<P, kStream>(column, next)   solves and writes P::kWidth columns of the row, returns their carry,
+//     prefetch_earlier(column)          fetches the row before, for arrays larger than the caches,
+//     outputs_to_boundary()             elements_to_boundary of the outputs where they agree, else -1.
 template <class T, class Rows>
-inline void solve_rows(Rows rows, std::int64_t num_steps, std::int64_t num_columns, bool stream) {
-  alignas(64) T carry[kSliceColumns];
+inline void solve_rows(Rows& rows, std::int64_t num_steps, std::int64_t num_columns, bool stream) {
+  alignas(64) T carry[kMaxColumns];
   for (std::int64_t column = 0; column < num_columns; ++column) carry[column] = rows.initial(column);
   for (std::int64_t time = num_steps - 1; time >= 0; --time) {
-    rows.move_to(time);
-    const auto solve = [&](auto width, auto streamed, std::int64_t column) {
+    const auto row = rows.row(time);
+    const auto solve = [row, &carry](auto width, auto streamed, std::int64_t column) __attribute__((always_inline)) {
       using P = Pack<T, decltype(width)::value>;
-      P::store(carry + column, rows.template solve<P, decltype(streamed)::value>(column, P::load(carry + column)));
+      P::store(carry + column, row.template solve<P, decltype(streamed)::value>(column, P::load(carry + column)));
     };
-    std::int64_t column = 0;
-    const std::int64_t boundary = stream ? rows.outputs_to_boundary() : -1;
-    if (boundary >= 0) {
-      for (; column < std::min(boundary, num_columns); ++column) solve(Width<1>{}, std::false_type{}, column);
-      for (; column + kLanes<T> <= num_columns; column += kLanes<T>) solve(Width<kLanes<T>>{}, std::true_type{}, column);
+    const auto solve_plainly = [solve](auto width, std::int64_t column) __attribute__((always_inline)) {
+      solve(width, std::false_type{}, column);
+    };
+    // Vectors that straddle cache lines cost twice, and streamed stores must not: arrays of one allocator mostly
+    // share their misalignment, so that a row's loads are aligned with its stores.
+    const std::int64_t boundary = row.outputs_to_boundary();
+    std::int64_t column = std::clamp<std::int64_t>(boundary, 0, num_columns);
+    for_lanes<T>(0, column, solve_plainly);
+    if (stream && boundary >= 0) {
+      for (; column + kLanes<T> <= num_columns; column += kLanes<T>) {
+        row.prefetch_earlier(column);
+        solve(Width<kLanes<T>>{}, std::true_type{}, column);
+      }
     }
-    for_lanes<T>(column, num_columns, [&](auto width, std::int64_t index) { solve(width, std::false_type{}, index); });
+    for_lanes<T>(column, num_columns, solve_plainly);
   }
 }
 
@@ -105,40 +109,31 @@ template <class P, int shift, class Real>
 }
 
 // One outer index whose steps are neighbours in memory. An estimator's Series has
-//   initial()                    the carry from behind the last step,
-//   last()                       the last step, the only one whose successor may lie outside the arrays,
-//   step<P>(time)                P::kWidth steps from `time` on, none of them the last,
-//   emit<P, kStream>(time, result)    writes their results,
-//   outputs_from_boundary(time)  how many elements `time` is past a vector boundary of every output, else -1.
+//   initial()          the carry from behind the last step,
+//   last()             the last step, the only one whose successor may lie outside the arrays,
+//   step<P>(time)      P::kWidth steps from `time` on, none of them the last,
+//   emit<P>(time, result)    writes their results. (Past the caches gains nothing here: it was a third slower.)
 template <class T, class Series>
-inline void solve_series(Series series, std::int64_t num_steps, bool stream) {
+inline void solve_series(Series series, std::int64_t num_steps) {
   constexpr int W = kLanes<T>;
   using Vector = Pack<T, W>;
   using Scalar = Pack<T, 1>;
   if (num_steps == 0) return;
   std::int64_t time = num_steps - 1;
   T next = carry_back(series.last(), series.initial());
-  series.template emit<Scalar, false>(time, next);
-  const auto one_step = [&] {
-    --time;
-    next = carry_back(series.template step<Scalar>(time), next);
-    series.template emit<Scalar, false>(time, next);
-  };
-  std::int64_t boundary = stream ? series.outputs_from_boundary(time) : -1;
-  const bool streamed = boundary >= 0 && boundary <= time;
-  if (streamed)
-    for (; boundary > 0; --boundary) one_step();
+  series.template emit<Scalar>(time, next);
   while (time >= W) {
     time -= W;
     const auto joined = suffix_scan<Vector, 1>(series.template step<Vector>(time));
     const auto result = carry_back(joined, Vector::fill(next));
-    if (streamed)
-      series.template emit<Vector, true>(time, result);
-    else
-      series.template emit<Vector, false>(time, result);
+    series.template emit<Vector>(time, result);
     next = result[0];
   }
-  while (time > 0) one_step();
+  while (time > 0) {
+    --time;
+    next = carry_back(series.template step<Scalar>(time), next);
+    series.template emit<Scalar>(time, next);
+  }
 }
 
 // One slice of the cut, in whichever memory order the arguments have.
@@ -148,17 +143,18 @@ inline void solve_slice(const Arguments& arguments, std::int64_t slice, bool str
   const Cut slices = cut(extents);
   const std::int64_t first_outer = slice / slices.column_slices * slices.outers_per_slice;
   const std::int64_t last_outer = std::min(first_outer + slices.outers_per_slice, extents.outer);
-  const std::int64_t first_column = slice % slices.column_slices * kSliceColumns;
-  const std::int64_t last_column =
-      slices.column_slices == 1 ? extents.inner : std::min(first_column + kSliceColumns, extents.inner);
+  const std::int64_t first_column = slice % slices.column_slices * slices.columns_per_slice;
+  const std::int64_t last_column = std::min(first_column + slices.columns_per_slice, extents.inner);
   for (std::int64_t outer = first_outer; outer < last_outer; ++outer) {
     if (extents.inner == 1 && Series::takes(arguments)) {
-      solve_series<T>(Series(arguments, outer), extents.time, stream);
+      solve_series<T>(Series(arguments, outer), extents.time);
       continue;
     }
-    for (std::int64_t column = first_column; column < last_column; column += kSliceColumns)
-      solve_rows<T>(Rows(arguments, outer, column, std::min(kSliceColumns, last_column - column)), extents.time,
-                    std::min(kSliceColumns, last_column - column), stream);
+    for (std::int64_t column = first_column; column < last_column; column += kMaxColumns) {
+      const std::int64_t num_columns = std::min(kMaxColumns, last_column - column);
+      Rows rows(arguments, outer, column, num_columns);
+      solve_rows<T>(rows, extents.time, num_columns, stream);
+    }
   }
   if (stream) finish_streaming();
 }

@@ -52,19 +52,22 @@ struct AffineScan {
 // outer indices where those are small, of columns of one outer index where they are large.
 struct Cut {
   std::int64_t outers_per_slice;
+  std::int64_t columns_per_slice;
   std::int64_t column_slices;
   std::int64_t num_slices;
 };
 
-constexpr std::int64_t kSliceColumns = 1024;
+constexpr std::int64_t kMaxColumns = 2048;
 constexpr std::int64_t kSliceElements = 1 << 16;
 
+// Wide slices stream best from memory; what fits the caches is cut finer, so that there is something to share.
 static inline Cut cut(const SequenceExtents& extents) {
   const std::int64_t outer_elements = extents.time * extents.inner;
   const bool large = outer_elements > kSliceElements;
   Cut cut;
-  cut.column_slices = large ? (extents.inner + kSliceColumns - 1) / kSliceColumns : 1;
   cut.outers_per_slice = large ? 1 : kSliceElements / (outer_elements > 0 ? outer_elements : 1);
+  cut.columns_per_slice = !large ? extents.inner : outer_elements < 16 * kSliceElements ? kMaxColumns / 4 : kMaxColumns;
+  cut.column_slices = large ? (extents.inner + cut.columns_per_slice - 1) / cut.columns_per_slice : 1;
   cut.num_slices = (extents.outer + cut.outers_per_slice - 1) / cut.outers_per_slice * cut.column_slices;
   return cut;
 }

@@ -7,30 +7,22 @@ namespace metafast::returns {
 namespace {
 
 template <class T>
-struct GaeRows {
-  GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns)
-      : gae(gae), outer(outer), first_column(first_column), num_columns(num_columns) {
-    if (gae.bootstrapped) std::copy_n(at(gae.next_values, 0), num_columns, successors);
-  }
+struct GaeRow {
+  const T *rewards, *values, *next_values;
+  const std::uint8_t *terminated, *truncated, *mask;
+  CoefficientCursor<T> gamma, lam;
+  T *advantages, *returns;
+  T* successors;  // null in the full form
+  std::int64_t rewards_stride, values_stride, terminated_stride;
 
-  T initial(std::int64_t) const { return T(0); }
-
-  void move_to(std::int64_t time) {
-    rewards = at(gae.rewards, time);
-    values = at(gae.values, time);
-    terminated = at(gae.terminated, time);
-    truncated = at(gae.truncated, time);
-    mask = at(gae.mask, time);
-    gamma = cursor_at(gae.gamma, outer, time, first_column);
-    lam = cursor_at(gae.lam, outer, time, first_column);
-    advantages = at(gae.advantages, time);
-    returns = at(gae.returns, time);
-    next_values = gae.bootstrapped ? successors : at(gae.next_values, time);
-    if (gae.bootstrapped && truncated != nullptr && gae.final_values) take_final_values(at(gae.final_values, time));
+  [[gnu::always_inline]] void prefetch_earlier(std::int64_t column) const {
+    __builtin_prefetch(rewards + column - rewards_stride);
+    __builtin_prefetch(values + column - values_stride);
+    __builtin_prefetch(terminated + column - terminated_stride);
   }
 
   template <class P, bool kStream>
-  [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) {
+  [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) const {
     const auto value = P::load(values + column);
     const auto step = gae_step(P::load(rewards + column), value, P::load(next_values + column),
                                P::load_mask(terminated + column), load_optional<P>(truncated, column),
@@ -39,19 +31,57 @@ struct GaeRows {
     if (mask == nullptr) {
       write<kStream, P>(advantages + column, advantage);
       write<kStream, P>(returns + column, advantage + value);
-      if (gae.bootstrapped) P::store(successors + column, value);
+      if (successors != nullptr) P::store(successors + column, value);
       return advantage;
     }
     const auto taken = P::load_mask(mask + column);
     write<kStream, P>(advantages + column, taken ? advantage : P::fill(0));
     write<kStream, P>(returns + column, taken ? advantage + value : P::fill(0));
-    if (gae.bootstrapped) P::store(successors + column, taken ? value : P::load(successors + column));
+    if (successors != nullptr) P::store(successors + column, taken ? value : P::load(successors + column));
     return taken ? advantage : next;
   }
 
   std::int64_t outputs_to_boundary() const {
     const std::int64_t boundary = elements_to_boundary(advantages);
     return boundary == elements_to_boundary(returns) ? boundary : -1;
+  }
+};
+
+template <class T>
+struct GaeRows {
+  GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns)
+      : gae(gae), outer(outer), first_column(first_column), num_columns(num_columns) {
+    if (!gae.bootstrapped) return;
+    const T* bootstrap_values = at(gae.next_values, 0);
+    for (std::int64_t column = 0; column < num_columns; ++column) successors[column] = bootstrap_values[column];
+    if (takes_final_values()) find_truncated(gae.extents.time - 1);
+  }
+
+  T initial(std::int64_t) const { return T(0); }
+
+  GaeRow<T> row(std::int64_t time) {
+    GaeRow<T> row;
+    row.rewards = at(gae.rewards, time);
+    row.values = at(gae.values, time);
+    row.terminated = at(gae.terminated, time);
+    row.truncated = at(gae.truncated, time);
+    row.mask = at(gae.mask, time);
+    row.gamma = cursor_at(gae.gamma, outer, time, first_column);
+    row.lam = cursor_at(gae.lam, outer, time, first_column);
+    row.advantages = at(gae.advantages, time);
+    row.returns = at(gae.returns, time);
+    row.successors = gae.bootstrapped ? successors : nullptr;
+    row.next_values = gae.bootstrapped ? successors : at(gae.next_values, time);
+    row.rewards_stride = gae.rewards.time_stride;
+    row.values_stride = gae.values.time_stride;
+    row.terminated_stride = gae.terminated.time_stride;
+    if (takes_final_values()) {
+      const T* final_values = at(gae.final_values, time);
+      for (std::int64_t i = 0; i < num_truncated; ++i)
+        successors[truncated_columns[i]] = final_values[truncated_columns[i]];
+      if (time > 0) find_truncated(time - 1);
+    }
+    return row;
   }
 
  private:
@@ -60,28 +90,35 @@ struct GaeRows {
     return cursor_at(view, outer, time, first_column);
   }
 
-  // Truncation is rare, so its successors' values are fetched one by one: the array is then hardly read.
-  void take_final_values(const T* final_values) {
-    const auto take = [&](std::int64_t column) {
-      if (truncated[column] && (mask == nullptr || mask[column])) successors[column] = final_values[column];
+  bool takes_final_values() const { return gae.bootstrapped && gae.truncated && gae.final_values; }
+
+  // Truncation is rare: its successors' values are fetched one by one, and hardly any of that array is read. Each is
+  // sought a row ahead, because it would otherwise cost a wait for memory.
+  void find_truncated(std::int64_t time) {
+    const std::uint8_t* truncated = at(gae.truncated, time);
+    const std::uint8_t* mask = at(gae.mask, time);
+    const T* final_values = at(gae.final_values, time);
+    num_truncated = 0;
+    const auto look_at = [&](std::int64_t column) {
+      if (!truncated[column] || (mask != nullptr && !mask[column])) return;
+      truncated_columns[num_truncated++] = static_cast<std::uint16_t>(column);
+      __builtin_prefetch(final_values + column);
     };
     std::int64_t column = 0;
     for (; column + 8 <= num_columns; column += 8) {
       std::uint64_t eight;
       std::memcpy(&eight, truncated + column, sizeof(eight));
       if (eight == 0) continue;
-      for (int i = 0; i < 8; ++i) take(column + i);
+      for (int i = 0; i < 8; ++i) look_at(column + i);
     }
-    for (; column < num_columns; ++column) take(column);
+    for (; column < num_columns; ++column) look_at(column);
   }
 
   const Gae<T>& gae;
   const std::int64_t outer, first_column, num_columns;
-  const T *rewards, *values, *next_values;
-  const std::uint8_t *terminated, *truncated, *mask;
-  CoefficientCursor<T> gamma, lam;
-  T *advantages, *returns;
-  alignas(64) T successors[kSliceColumns];  // in the bootstrapped form: V(s_{t+1}) of the row at hand
+  alignas(64) T successors[kMaxColumns];  // in the bootstrapped form: V(s_{t+1}) of the row at hand
+  std::uint16_t truncated_columns[kMaxColumns];
+  std::int64_t num_truncated = 0;
 };
 
 template <class T>
@@ -112,15 +149,10 @@ struct GaeSeries {
     return step_from<P>(time, P::load(next_values + time));
   }
 
-  template <class P, bool kStream>
+  template <class P>
   [[gnu::always_inline]] void emit(std::int64_t time, typename P::Real advantage) const {
-    write<kStream, P>(advantages + time, advantage);
-    write<kStream, P>(returns + time, advantage + P::load(values + time));
-  }
-
-  std::int64_t outputs_from_boundary(std::int64_t time) const {
-    const std::int64_t boundary = elements_past_boundary(advantages + time);
-    return boundary == elements_past_boundary(returns + time) ? boundary : -1;
+    P::store(advantages + time, advantage);
+    P::store(returns + time, advantage + P::load(values + time));
   }
 
  private:
