@@ -271,9 +271,12 @@ py::array affine_scan(py::handle offsets_in, py::handle decays_in, int time_axis
 }  // namespace
 
 void register_returns(py::module_& module) {
-  module.def("gae", &gae);
-  module.def("discounted_returns", &discounted_returns);
-  module.def("affine_scan", &affine_scan);
+  using py::arg;
+  module.def("gae", &gae, arg("rewards"), arg("values"), arg("next_values"), arg("terminated"), arg("truncated"),
+             arg("gamma"), arg("lam"), arg("final_values"), arg("mask"), arg("time_axis"), arg("out") = py::none());
+  module.def("discounted_returns", &discounted_returns, arg("rewards"), arg("terminated"), arg("truncated"),
+             arg("gamma"), arg("bootstrap"), arg("final_values"), arg("time_axis"));
+  module.def("affine_scan", &affine_scan, arg("offsets"), arg("decays"), arg("time_axis"), arg("forwards"));
 }
 
 }  // namespace metafast

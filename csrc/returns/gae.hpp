@@ -51,36 +51,38 @@ template <class T>
 struct GaeRows {
   GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns)
       : gae(gae), outer(outer), first_column(first_column), num_columns(num_columns) {
+    const std::int64_t last_time = gae.extents.time - 1;
+    current.rewards = at(gae.rewards, last_time);
+    current.values = at(gae.values, last_time);
+    current.terminated = at(gae.terminated, last_time);
+    current.truncated = at(gae.truncated, last_time);
+    current.mask = at(gae.mask, last_time);
+    current.gamma = cursor_at(gae.gamma, outer, last_time, first_column);
+    current.lam = cursor_at(gae.lam, outer, last_time, first_column);
+    current.advantages = at(gae.advantages, last_time);
+    current.returns = at(gae.returns, last_time);
+    current.successors = gae.bootstrapped ? successors : nullptr;
+    current.next_values = gae.bootstrapped ? successors : at(gae.next_values, last_time);
+    current.rewards_stride = gae.rewards.time_stride;
+    current.values_stride = gae.values.time_stride;
+    current.terminated_stride = gae.terminated.time_stride;
     if (!gae.bootstrapped) return;
     const T* bootstrap_values = at(gae.next_values, 0);
     for (std::int64_t column = 0; column < num_columns; ++column) successors[column] = bootstrap_values[column];
-    if (takes_final_values()) find_truncated(gae.extents.time - 1);
+    if (takes_final_values()) find_truncated(last_time);
   }
 
   T initial(std::int64_t) const { return T(0); }
 
   GaeRow<T> row(std::int64_t time) {
-    GaeRow<T> row;
-    row.rewards = at(gae.rewards, time);
-    row.values = at(gae.values, time);
-    row.terminated = at(gae.terminated, time);
-    row.truncated = at(gae.truncated, time);
-    row.mask = at(gae.mask, time);
-    row.gamma = cursor_at(gae.gamma, outer, time, first_column);
-    row.lam = cursor_at(gae.lam, outer, time, first_column);
-    row.advantages = at(gae.advantages, time);
-    row.returns = at(gae.returns, time);
-    row.successors = gae.bootstrapped ? successors : nullptr;
-    row.next_values = gae.bootstrapped ? successors : at(gae.next_values, time);
-    row.rewards_stride = gae.rewards.time_stride;
-    row.values_stride = gae.values.time_stride;
-    row.terminated_stride = gae.terminated.time_stride;
     if (takes_final_values()) {
       const T* final_values = at(gae.final_values, time);
       for (std::int64_t i = 0; i < num_truncated; ++i)
         successors[truncated_columns[i]] = final_values[truncated_columns[i]];
       if (time > 0) find_truncated(time - 1);
     }
+    const GaeRow<T> row = current;
+    step_back(time);
     return row;
   }
 
@@ -88,6 +90,21 @@ struct GaeRows {
   template <class Element>
   [[gnu::always_inline]] Element* at(const SequenceView<Element>& view, std::int64_t time) const {
     return cursor_at(view, outer, time, first_column);
+  }
+
+  // The absent arrays are null and have stride 0.
+  void step_back(std::int64_t time) {
+    if (time == 0) return;
+    current.rewards -= gae.rewards.time_stride;
+    current.values -= gae.values.time_stride;
+    current.terminated -= gae.terminated.time_stride;
+    current.truncated -= gae.truncated.time_stride;
+    current.mask -= gae.mask.time_stride;
+    current.gamma.array -= gae.gamma.view.time_stride;
+    current.lam.array -= gae.lam.view.time_stride;
+    current.advantages -= gae.advantages.time_stride;
+    current.returns -= gae.returns.time_stride;
+    if (!gae.bootstrapped) current.next_values -= gae.next_values.time_stride;
   }
 
   bool takes_final_values() const { return gae.bootstrapped && gae.truncated && gae.final_values; }
@@ -116,6 +133,7 @@ struct GaeRows {
 
   const Gae<T>& gae;
   const std::int64_t outer, first_column, num_columns;
+  GaeRow<T> current;
   alignas(64) T successors[kMaxColumns];  // in the bootstrapped form: V(s_{t+1}) of the row at hand
   std::uint16_t truncated_columns[kMaxColumns];
   std::int64_t num_truncated = 0;
