@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 try:
-    from metafast import _core
+    from metafast._core import __version__, get_num_threads, isa, set_num_threads
 except ImportError as error:
     raise ImportError(
         "metafast's compiled module, metafast._core, could not be imported "
@@ -11,7 +11,6 @@ except ImportError as error:
         "holds metafast's pyproject.toml; a C++17 compiler is all it needs."
     ) from error
 
-from metafast._core import __version__, get_num_threads, isa, set_num_threads
 from metafast.returns import discounted_returns, gae
 
 if TYPE_CHECKING:

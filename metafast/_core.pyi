@@ -1,5 +1,10 @@
 """The native CPU kernels of metafast. Private: use the functions of the metafast package."""
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 __version__: str
 
 def get_num_threads() -> int: ...
@@ -7,3 +12,31 @@ def set_num_threads(num_threads: int) -> None: ...
 def isa() -> str: ...
 def force_isa(isa: str) -> None: ...
 def supported_isas() -> tuple[str, ...]: ...
+def gae(
+    rewards: NDArray[np.floating[Any]],
+    values: NDArray[np.floating[Any]],
+    next_values: NDArray[np.floating[Any]],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None,
+    gamma: float | NDArray[np.floating[Any]],
+    lam: float | NDArray[np.floating[Any]],
+    final_values: NDArray[np.floating[Any]] | None,
+    mask: NDArray[Any] | None,
+    time_axis: int,
+    out: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None = None,
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
+def discounted_returns(
+    rewards: NDArray[np.floating[Any]],
+    terminated: NDArray[Any],
+    truncated: NDArray[Any] | None,
+    gamma: float | NDArray[np.floating[Any]],
+    bootstrap: NDArray[np.floating[Any]] | None,
+    final_values: NDArray[np.floating[Any]] | None,
+    time_axis: int,
+) -> NDArray[np.floating[Any]]: ...
+def affine_scan(
+    offsets: NDArray[np.floating[Any]],
+    decays: NDArray[np.floating[Any]],
+    time_axis: int,
+    forwards: bool,
+) -> NDArray[np.floating[Any]]: ...
