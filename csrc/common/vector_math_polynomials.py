@@ -49,13 +49,15 @@ def round_and_refit(function, weight, low, high, degree, dtype):
     """Coefficients rounded to `dtype`, lowest first, and the largest weighted error that they leave."""
     fixed = []
     while len(fixed) <= degree:
-        done = len(fixed)
+        done = tuple(fixed)
 
         def remainder(x, done=done):
-            x = max(x, mp.mpf(10) ** -8) if done else x
-            return (function(x) - mp.polyval(fixed[:done][::-1], x)) / x**done if done else function(x)
+            if not done:
+                return function(x)
+            x = max(x, mp.mpf(10) ** -8)
+            return (function(x) - mp.polyval(done[::-1], x)) / x ** len(done)
 
-        coefficients = remez(remainder, lambda x, done=done: weight(x) * x**done, low, high, degree - done)
+        coefficients = remez(remainder, lambda x, done=done: weight(x) * x ** len(done), low, high, degree - len(done))
         # Refitting needs the interval to be on one side of 0.
         fixed += [mp.mpf(float(dtype(float(c)))) for c in (coefficients if low < 0 else coefficients[:1])]
     points = [low + (high - low) * i / 2000 for i in range(2001)]
