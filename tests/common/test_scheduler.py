@@ -159,6 +159,7 @@ def test_an_interrupt_ends_a_long_call(num_threads):
 import time
 from metafast import _core
 _core.set_num_threads({num_threads})
+_core.run_busy_slices(10, 1000)
 print("ready", flush=True)
 try:
     _core.run_busy_slices(100_000, 1_000_000)
