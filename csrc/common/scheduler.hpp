@@ -10,6 +10,7 @@
 
 namespace metafast {
 
+// May not throw: there is nobody to catch it in another thread.
 using SliceFunction = void (*)(void* context, std::int64_t slice);
 
 // Called by the caller's thread between its slices, a few times a second; returns true to give up the rest.
