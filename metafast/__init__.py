@@ -1,7 +1,11 @@
 """Native kernels and thin trainers that make reinforcement learning and meta-learning code fast."""
 
+import importlib
+import sys
+from types import ModuleType
+
 try:
-    from metafast import _core
+    from metafast import _core  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "metafast's compiled module, metafast._core, could not be imported "
@@ -11,4 +15,18 @@ except ImportError as error:
 
 from metafast._core import __version__, get_num_threads, isa, set_num_threads
 
-__all__ = ["__version__", "get_num_threads", "isa", "set_num_threads"]
+__all__ = ["__version__", "envs", "get_num_threads", "isa", "set_num_threads"]
+
+# Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
+_LAZY_ROOMS = ("envs",)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"metafast.{name}")
+    raise AttributeError(f"module 'metafast' has no attribute {name!r}")
+
+
+# gymnasium.make_vec("metafast/...") needs the ids registered; where gymnasium is loaded that costs nothing.
+if "gymnasium" in sys.modules:
+    importlib.import_module("metafast.envs")

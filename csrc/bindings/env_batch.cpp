@@ -175,15 +175,29 @@ py::object EnvBatch::step(py::handle actions) {
     const py::gil_scoped_release released;
     step_all();
   }
-  num_final_ = num_final.load(std::memory_order_relaxed);
+  py::dict infos;
+  if (num_final.load(std::memory_order_relaxed) > 0) add_final_infos(infos, result.terminated, result.truncated);
+  return py::make_tuple(arrays.observations, arrays.rewards, arrays.terminated, arrays.truncated, infos);
+}
 
-  PyObject* infos = PyDict_New();
-  if (infos == nullptr) throw py::error_already_set();
-  PyObject* outcome = PyTuple_Pack(5, arrays.observations.ptr(), arrays.rewards.ptr(), arrays.terminated.ptr(),
-                                   arrays.truncated.ptr(), infos);
-  Py_DECREF(infos);
-  if (outcome == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(outcome);
+void EnvBatch::add_final_infos(py::dict& infos, const bool* terminated, const bool* truncated) const {
+  const py::ssize_t batch_shape[1] = {num_envs_};
+  const py::ssize_t row_shape[1] = {kernels().observation_size};
+  const py::object rows = new_array(py::dtype("O"), 1, batch_shape);
+  const py::object ended = new_array(bool_type_, 1, batch_shape);
+  for (std::int64_t i = 0; i < num_envs_; ++i) {
+    data_of<bool>(ended)[i] = terminated[i] || truncated[i];
+    py::object row = py::none();
+    if (data_of<bool>(ended)[i]) {
+      row = new_array(float_type_, 1, row_shape);
+      std::copy_n(data_of<float>(final_observations_) + i * row_shape[0], row_shape[0], data_of<float>(row));
+    }
+    data_of<PyObject*>(rows)[i] = row.release().ptr();  // a fresh object array holds null pointers
+  }
+  infos["final_obs"] = rows;
+  infos["_final_obs"] = ended;
+  infos["final_info"] = py::dict();
+  infos["_final_info"] = ended.attr("copy")();
 }
 
 py::object EnvBatch::observed() {
@@ -206,7 +220,6 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
   const Batch batch = view();
   for_each_range([&](std::int64_t begin, std::int64_t end) { kernels().reset(batch, mask, begin, end); });
   was_reset_ = true;
-  num_final_ = 0;
   return observed();
 }
 
@@ -243,7 +256,6 @@ void EnvBatch::set_state(const double* state, const std::int32_t* elapsed_steps,
   std::copy_n(seeds, num_envs_, seeds_.begin());
   std::copy_n(episodes, num_envs_, episodes_.begin());
   was_reset_ = true;
-  num_final_ = 0;
 }
 
 }  // namespace metafast

@@ -24,7 +24,7 @@ class EnvBatch {
   EnvBatch(Kernels kernels, std::int64_t num_envs, std::vector<double> parameters, std::int32_t num_actions,
            AutoresetMode autoreset_mode, std::int32_t max_episode_steps, int num_threads, bool copy);
 
-  // Steps every environment: (observations, rewards, terminated, truncated, {}), or None where the batch was never
+  // Steps every environment: (observations, rewards, terminated, truncated, infos), or None where the batch was never
   // reset or `actions` is not a plain int32 or int64 array of the right shape (the caller then looks closer).
   py::object step(py::handle actions);
 
@@ -43,7 +43,6 @@ class EnvBatch {
   std::int64_t num_envs() const { return num_envs_; }
   int state_size() const { return kernels().state_size; }
   bool was_reset() const { return was_reset_; }
-  std::int64_t num_final() const { return num_final_; }
 
  private:
   class Claim;
@@ -57,6 +56,8 @@ class EnvBatch {
   void for_each_range(Function&& function);
   Arrays fresh_arrays() const;
   py::object observed();
+  // Adds what gymnasium's SyncVectorEnv tells in same_step mode of the episodes that ended.
+  void add_final_infos(py::dict& infos, const bool* terminated, const bool* truncated) const;
   bool take_actions(py::handle actions);
   double& state_component(std::int64_t index, int component) {
     return state_.get()[(index / kTile * state_size() + component) * kTile + index % kTile];
@@ -82,7 +83,6 @@ class EnvBatch {
   std::vector<std::uint64_t> episodes_;
   std::vector<std::int32_t> actions_;
   bool was_reset_ = false;
-  std::int64_t num_final_ = 0;
   std::atomic<bool> busy_{false};
 
   py::dtype float_type_{py::dtype::of<float>()};

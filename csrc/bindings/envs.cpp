@@ -79,7 +79,7 @@ void register_envs(py::module_& module) {
       .def("set_state", &set_state, py::arg("state"), py::arg("elapsed_steps"), py::arg("ended"), py::arg("seeds"),
            py::arg("episodes"))
       .def_property_readonly("final_observations", &EnvBatch::final_observations)
-      .def_property_readonly("num_final", &EnvBatch::num_final)
+      .def_property_readonly("state_size", &EnvBatch::state_size)
       .def_property_readonly("was_reset", &EnvBatch::was_reset);
 }
 
