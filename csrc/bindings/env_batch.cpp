@@ -123,7 +123,7 @@ bool EnvBatch::take_actions(py::handle actions) {
   constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   if (proxy->nd != 1 || proxy->dimensions[0] != num_envs_ || (proxy->flags & kPlain) != kPlain) return false;
   const auto* descriptor = py::detail::array_descriptor_proxy(proxy->descr);
-  if (descriptor->kind != 'i' || descriptor->byteorder == '>') return false;
+  if (descriptor->kind != 'i' || descriptor->byteorder != '=') return false;
 
   const EnvsKernels& table = envs_kernels();
   const int type = descriptor->type_num;
