@@ -183,16 +183,20 @@ py::object EnvBatch::step(py::handle actions) {
 void EnvBatch::add_final_infos(py::dict& infos, const bool* terminated, const bool* truncated) const {
   const py::ssize_t batch_shape[1] = {num_envs_};
   const py::ssize_t row_shape[1] = {kernels().observation_size};
-  const py::object rows = new_array(py::dtype("O"), 1, batch_shape);
+  const py::object rows = new_array(object_type_, 1, batch_shape);
   const py::object ended = new_array(bool_type_, 1, batch_shape);
+  bool* const flags = data_of<bool>(ended);
+  for (std::int64_t i = 0; i < num_envs_; ++i) flags[i] = terminated[i] | truncated[i];
+  PyObject** const row_pointers = data_of<PyObject*>(rows);  // all null in a fresh array
   for (std::int64_t i = 0; i < num_envs_; ++i) {
-    data_of<bool>(ended)[i] = terminated[i] || truncated[i];
-    py::object row = py::none();
-    if (data_of<bool>(ended)[i]) {
-      row = new_array(float_type_, 1, row_shape);
-      std::copy_n(data_of<float>(final_observations_) + i * row_shape[0], row_shape[0], data_of<float>(row));
+    if (!flags[i]) {
+      Py_INCREF(Py_None);
+      row_pointers[i] = Py_None;
+      continue;
     }
-    data_of<PyObject*>(rows)[i] = row.release().ptr();  // a fresh object array holds null pointers
+    py::object row = new_array(float_type_, 1, row_shape);
+    std::copy_n(data_of<float>(final_observations_) + i * row_shape[0], row_shape[0], data_of<float>(row));
+    row_pointers[i] = row.release().ptr();
   }
   infos["final_obs"] = rows;
   infos["_final_obs"] = ended;
