@@ -1,5 +1,6 @@
 """Native kernels and thin trainers that make reinforcement learning and meta-learning code fast."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "discounted_returns", "envs", "gae", "get_num_threads", "isa", "set_num_threads"]
 
+# Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
+_LAZY_ROOMS = ("envs",)
+
 
 def __getattr__(name: str) -> Any:
-    # gymnasium is imported with the environments, where they are used.
-    if name == "envs":
-        import importlib
-
-        return importlib.import_module("metafast.envs")
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"metafast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,3 +54,49 @@ def run_busy_slices(
     num_slices: int, nanoseconds: int, num_inner: int = 1, max_threads: int = 0
 ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]: ...
 def run_empty_slices(calls: int, num_slices: int) -> None: ...
+
+class EnvBatch:
+    def __init__(
+        self,
+        kernels: str,
+        num_envs: int,
+        parameters: list[float],
+        num_actions: int,
+        autoreset_mode: str,
+        max_episode_steps: int,
+        num_threads: int,
+        copy: bool,
+    ) -> None: ...
+    def step(
+        self, actions: object
+    ) -> (
+        tuple[
+            NDArray[np.float32],
+            NDArray[np.float32],
+            NDArray[np.bool_],
+            NDArray[np.bool_],
+            dict[str, Any],
+        ]
+        | None
+    ): ...
+    def reset(
+        self,
+        mask: NDArray[np.bool_] | None,
+        seeds: NDArray[np.uint64] | None,
+        seeded: NDArray[np.bool_] | None,
+    ) -> NDArray[np.float32]: ...
+    def get_state(self) -> dict[str, NDArray[Any]]: ...
+    def set_state(
+        self,
+        state: NDArray[np.generic],
+        elapsed_steps: NDArray[np.generic],
+        ended: NDArray[np.generic],
+        seeds: NDArray[np.generic],
+        episodes: NDArray[np.generic],
+    ) -> None: ...
+    @property
+    def final_observations(self) -> NDArray[np.float32]: ...
+    @property
+    def state_size(self) -> int: ...
+    @property
+    def was_reset(self) -> bool: ...

@@ -50,7 +50,7 @@ class _AffineScan(torch.autograd.Function):
         decays, output = ctx.saved_tensors
         # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
         shifted = _shift(decays, ctx.time_axis, not ctx.forwards)
-        adjoint = _AffineScan.apply(gradient, shifted, ctx.time_axis, not ctx.forwards)
+        adjoint = _AffineScan.apply(gradient, shifted, ctx.time_axis, not ctx.forwards)  # type: ignore[no-untyped-call]
         return adjoint, adjoint * _shift(output, ctx.time_axis, ctx.forwards), None, None
 
     @staticmethod
@@ -62,7 +62,7 @@ class _AffineScan(torch.autograd.Function):
             tensor.movedim(dim, -1) if dim is not None else tensor.unsqueeze(-1).expand(*tensor.shape, info.batch_size)
             for tensor, dim in zip((offsets, decays), in_dims[:2], strict=True)
         )
-        result = _AffineScan.apply(offsets, decays, time_axis, forwards)
+        result = _AffineScan.apply(offsets, decays, time_axis, forwards)  # type: ignore[no-untyped-call]
         return result, result.ndim - 1
 
 
