@@ -31,7 +31,7 @@ METAFAST_FORMULA void philox4x32(const std::uint32_t counter[4], const std::uint
   out[3] = c3;
 }
 
-// Uniform on [0, 1): all multiples of 2^-53, made of the upper 53 of the 64 bits.
+// Uniform on [0, 1), a multiple of 2^-53: the upper 27 bits of `high` and, below them, the upper 26 of `low`.
 METAFAST_FORMULA double uniform_double(std::uint32_t high, std::uint32_t low) {
   // Both halves fit a signed 32-bit integer, the only one that every level converts to double in vectors.
   const auto upper27 = static_cast<std::int32_t>(high >> 5);
