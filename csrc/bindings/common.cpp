@@ -137,8 +137,9 @@ py::array_t<double> uniform(const py::array& words) {
   return result;
 }
 
-// Runs slices that only keep a core busy, each cut again into `num_inner` slices by a call from inside it. Returns
-// how often each inner slice ran and in which thread (Python's threading.get_ident), both [num_slices, num_inner].
+// Runs slices that only keep a core busy, each cut again into `num_inner` slices by a second call from inside it once
+// the other threads may have left. Returns how often each inner slice ran and in which thread (by Python's
+// threading.get_ident), both [num_slices, num_inner].
 py::tuple run_busy_slices(std::int64_t num_slices, std::int64_t nanoseconds, std::int64_t num_inner, int max_threads) {
   if (num_slices < 0 || num_inner < 1) throw py::value_error("num_slices must be at least 0 and num_inner at least 1");
   using Clock = std::chrono::steady_clock;
@@ -149,13 +150,13 @@ py::tuple run_busy_slices(std::int64_t num_slices, std::int64_t nanoseconds, std
   for_each_slice_interruptibly(
       num_slices,
       [&](std::int64_t slice) {
+        const auto end = Clock::now() + std::chrono::nanoseconds(nanoseconds);
+        while (Clock::now() < end) {
+        }
         for_each_slice(num_inner, [&](std::int64_t inner) {
-          const auto end = Clock::now() + std::chrono::nanoseconds(nanoseconds);
           runs[slice * num_inner + inner].fetch_add(1, std::memory_order_relaxed);
           runners[slice * num_inner + inner].store(static_cast<std::uint64_t>(pthread_self()),
                                                    std::memory_order_relaxed);
-          while (Clock::now() < end) {
-          }
         });
       },
       max_threads);

@@ -54,8 +54,9 @@ def test_max_threads_of_one_stays_in_the_caller():
 
 def test_a_call_from_inside_a_slice_stays_in_its_thread():
     _core.set_num_threads(3)
-    for _ in range(50):
-        threads = assert_each_ran_once(9, 20_000, num_inner=7)
+    for num_slices in (2, 3, 4, 9) * 20:
+        # Long enough for the caller to leave its last slice while a helper is still in another.
+        threads = assert_each_ran_once(num_slices, 100_000, num_inner=7)
         assert np.all(threads == threads[:, :1])
 
 
@@ -68,7 +69,9 @@ def test_calls_from_several_python_threads_at_once(num_inner):
         rng = np.random.default_rng(seed)
         try:
             for _ in range(400):
-                assert_each_ran_once(int(rng.integers(0, 30)), int(rng.integers(0, 3000)), num_inner=num_inner)
+                # Some calls with slices so long that a caller goes to sleep over them, most with short ones.
+                nanoseconds = int(rng.choice([0, 1000, 150_000], p=[0.4, 0.4, 0.2]))
+                assert_each_ran_once(int(rng.integers(0, 10)), nanoseconds, num_inner=num_inner)
         except AssertionError as failure:
             failures.append(failure)
 

@@ -32,6 +32,12 @@ def error_in_ulp(result, exact):
     return np.abs(result - exact) / np.ldexp(np.ones_like(exact), exponent - 1 - info.nmant)
 
 
+def float32_error_in_ulp(result, exact):
+    """The same, several times faster: the exact value's binade by masking its bits."""
+    binade = (exact.view(np.uint64) & np.uint64(0x7FF0000000000000)).view(np.float64)
+    return np.abs(result - exact) / np.maximum(binade * 2.0**-23, 2.0**-149)
+
+
 @functools.cache
 def samples(function, dtype):
     """Arguments of every size at which the function is finite and not constant, and their exact results."""
@@ -66,30 +72,37 @@ def test_error_stays_below_the_stated_maximum(isa, function, dtype):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @functions
-def test_every_float32(function, record_property):
+def test_every_float32(function, record_testsuite_property):
+    """Every level against float64, positive arguments first; the negative ones must mirror them, exp's are computed."""
     largest = dict.fromkeys(_core.supported_isas(), 0.0)
     before = _core.isa()
-    for start in range(0, 2**32, 2**20):
+    for start in range(0, 2**32 if function == "exp" else 2**31, 2**20):
         x = np.arange(start, start + 2**20, dtype=np.uint32).view(np.float32)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             exact = FUNCTIONS[function](x.astype(np.float64))
+            if function in ("sin", "cos"):
+                exact[x > LARGEST_ANGLE] = np.nan
             rounded = exact.astype(np.float32)
-        if function in ("sin", "cos"):
-            exact[np.abs(x) > LARGEST_ANGLE] = rounded[np.abs(x) > LARGEST_ANGLE] = np.nan
-        finite = np.isfinite(rounded)
+        checked, error = None, 0.0
         for level in largest:
             _core.force_isa(level)
             result = apply(function, x)
-            np.testing.assert_array_equal(np.isnan(result), np.isnan(rounded))
-            np.testing.assert_array_equal(np.signbit(result[finite]), np.signbit(rounded[finite]))
-            np.testing.assert_array_equal(result[np.isinf(rounded)], rounded[np.isinf(rounded)])
-            if finite.any():
-                largest[level] = max(largest[level], error_in_ulp(result[finite], exact[finite]).max())
+            if function != "exp":
+                mirrored = apply(function, -x)
+                np.testing.assert_array_equal(mirrored, result if function == "cos" else -result)
+            if checked is not None and np.array_equal(result, checked, equal_nan=True):
+                largest[level] = max(largest[level], error)
+                continue
+            finite = np.isfinite(rounded)
+            np.testing.assert_array_equal(result[~finite], rounded[~finite])
+            error = float32_error_in_ulp(result[finite], exact[finite]).max(initial=0.0)
+            largest[level] = max(largest[level], error)
+            checked = result
     _core.force_isa(before)
-    print(function, largest)
-    assert max(largest.values()) <= MAXIMUM_ERROR[function]
+    record_testsuite_property(f"{function} float32, maximum error in ulp", largest)
+    assert max(largest.values()) <= MAXIMUM_ERROR[function], largest
 
 
 @functions

@@ -203,7 +203,7 @@ def test_threads_that_collide_get_an_error():
 
 
 def test_environments_of_different_threads_do_not_collide(random_rollout):
-    envs = [make(4096) for _ in range(3)]
+    envs = [make(10000) for _ in range(3)]
     for seed, env in enumerate(envs):
         env.reset(seed=100 * seed)
     expected = [random_rollout(copy.deepcopy(env), 30) for env in envs]
@@ -225,9 +225,9 @@ def test_environments_of_different_threads_do_not_collide(random_rollout):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_another_process_steps_the_same(method):
     """A forked child steps although the parent's pool of threads exists; a spawned one unpickles the environment."""
-    env = make(6000)
+    env = make(10000)
     env.reset(seed=0)
-    actions = np.ones(6000, dtype=np.int64)
+    actions = np.ones(10000, dtype=np.int64)
     env.step(actions)
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork while threads run, which is the point here.

@@ -6,8 +6,8 @@ from scipy import stats
 
 import metafast
 
-# Several slices, the last one neither full nor a multiple of a vector.
-MANY = 3 * 2048 + 77
+# Large enough for several slices, and no multiple of a slice, a tile or a vector.
+MANY = 5 * 2048 + 77
 
 
 def make(num_envs, **kwargs):
