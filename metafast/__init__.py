@@ -12,6 +12,7 @@ except ImportError as error:
         "holds metafast's pyproject.toml; a C++17 compiler is all it needs."
     ) from error
 
+from metafast._gymnasium_hook import register_with_gymnasium
 from metafast.returns import discounted_returns, gae
 
 if TYPE_CHECKING:
@@ -27,3 +28,6 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_ROOMS:
         return importlib.import_module(f"metafast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_with_gymnasium()

@@ -49,44 +49,73 @@ bool watch(Ready&& ready, Clock::duration patience) {
 // True in a thread that is running a slice: a call made from there would wait for threads that wait for it.
 thread_local bool t_inside_slice = false;
 
+constexpr int kMaxShares = 16;
+
+// A contiguous run of slices that one thread claims from first.
+struct alignas(64) Share {
+  std::atomic<std::int64_t> next_slice{0};
+  std::int64_t end = 0;
+};
+
 // Lives on the stack of the caller, which leaves only when `helpers` is 0 and nobody can join any more.
+//
+// The slices are dealt out in one share per thread, and a thread that has emptied its own goes on to the others'. In a
+// loop of equal calls a thread thus meets the slices it had before, whose memory is still in its core's cache.
 struct Job {
   SliceFunction function;
   void* context;
-  std::int64_t num_slices;
+  int num_shares;
   int seats = 0;  // helpers that may still join; guarded by Pool::mutex_
   std::atomic<int> helpers{0};
-  std::atomic<std::int64_t> next_slice{0};
+  Share shares[kMaxShares];
+
+  Job(SliceFunction function, void* context, std::int64_t num_slices, int num_threads)
+      : function(function), context(context), num_shares(std::min(num_threads, kMaxShares)) {
+    for (int i = 0; i < num_shares; ++i) {
+      shares[i].next_slice.store(num_slices * i / num_shares, std::memory_order_relaxed);
+      shares[i].end = num_slices * (i + 1) / num_shares;
+    }
+  }
+
+  // Claims a slice, from share `home` first; -1 where none is left.
+  std::int64_t claim(int home) {
+    for (int i = 0; i < num_shares; ++i) {
+      Share& share = shares[(home + i) % num_shares];
+      if (share.next_slice.load(std::memory_order_relaxed) >= share.end) continue;
+      const std::int64_t slice = share.next_slice.fetch_add(1, std::memory_order_relaxed);
+      if (slice < share.end) return slice;
+    }
+    return -1;
+  }
+
+  void cancel() {
+    for (int i = 0; i < num_shares; ++i) shares[i].next_slice.store(shares[i].end, std::memory_order_relaxed);
+  }
 
   // Claims and runs slices until none is left.
-  void work() {
-    for (;;) {
-      const std::int64_t slice = next_slice.fetch_add(1, std::memory_order_relaxed);
-      if (slice >= num_slices) return;
-      function(context, slice);
-    }
+  void work(int home) {
+    for (std::int64_t slice = claim(home); slice >= 0; slice = claim(home)) function(context, slice);
   }
 
   // The same for the caller, which also looks out for an interrupt. Returns false where there was one.
   bool work(InterruptCheck interrupted) {
     auto next_check = Clock::now() + kInterruptPeriod;
-    for (;;) {
-      const std::int64_t slice = next_slice.fetch_add(1, std::memory_order_relaxed);
-      if (slice >= num_slices) return true;
+    for (std::int64_t slice = claim(0); slice >= 0; slice = claim(0)) {
       function(context, slice);
       if (Clock::now() < next_check) continue;
       if (interrupted()) {
-        next_slice.store(num_slices, std::memory_order_relaxed);
+        cancel();
         return false;
       }
       next_check = Clock::now() + kInterruptPeriod;
     }
+    return true;
   }
 
   bool work_as_caller(InterruptCheck interrupted) {
     const bool outer = t_inside_slice;
     t_inside_slice = true;
-    const bool completed = interrupted != nullptr ? work(interrupted) : (work(), true);
+    const bool completed = interrupted != nullptr ? work(interrupted) : (work(0), true);
     t_inside_slice = outer;
     return completed;
   }
@@ -132,7 +161,7 @@ class Pool {
     pthread_sigmask(SIG_SETMASK, &blocked, &previous);
     bool started = true;
     try {
-      std::thread([this] { serve(); }).detach();
+      std::thread([this, home = num_workers_ + 1] { serve(home); }).detach();
       ++num_workers_;
     } catch (const std::exception&) {
       started = false;
@@ -141,13 +170,13 @@ class Pool {
     return started;
   }
 
-  void serve() {
+  void serve(int home) {
     t_inside_slice = true;
     std::uint64_t seen = 0;
     for (;;) {
       watch([&] { return generation_.load(std::memory_order_relaxed) != seen; }, kWorkerPatience);
       if (Job* job = join(seen)) {
-        job->work();
+        job->work(home);
         leave(*job);
       }
     }
@@ -223,7 +252,7 @@ bool run_slices(SliceFunction function, void* context, std::int64_t num_slices, 
   int num_threads = get_num_threads();
   if (max_threads > 0) num_threads = std::min(num_threads, max_threads);
   num_threads = static_cast<int>(std::min<std::int64_t>(num_threads, num_slices));
-  Job job{function, context, num_slices};
+  Job job(function, context, num_slices, num_threads);
   bool completed = true;
   if (num_threads > 1 && !t_inside_slice && pool().try_run(job, num_threads, interrupted, completed)) return completed;
   return job.work_as_caller(interrupted);

@@ -38,7 +38,8 @@ class _AffineScan(torch.autograd.Function):
 
     @staticmethod
     def forward(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool) -> Tensor:
-        return torch.ops.metafast.affine_scan(offsets, decays, time_axis, forwards)
+        result: Tensor = torch.ops.metafast.affine_scan(offsets, decays, time_axis, forwards)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -46,7 +47,7 @@ class _AffineScan(torch.autograd.Function):
         ctx.save_for_backward(decays, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         decays, output = ctx.saved_tensors
         # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
         shifted = _shift(decays, ctx.time_axis, not ctx.forwards)

@@ -4,7 +4,6 @@ import copy
 import multiprocessing
 import pickle
 import threading
-import warnings
 
 import numpy as np
 import pytest
@@ -229,10 +228,7 @@ def test_another_process_steps_the_same(method):
     env.reset(seed=0)
     actions = np.ones(10000, dtype=np.int64)
     env.step(actions)
-    with warnings.catch_warnings():
-        # Python 3.12 warns of a fork while threads run, which is the point here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with multiprocessing.get_context(method).Pool(1) as processes:
-            theirs = processes.apply_async(env.step, (actions,)).get(timeout=60)
+    with multiprocessing.get_context(method).Pool(1) as processes:
+        theirs = processes.apply_async(env.step, (actions,)).get(timeout=60)
     for ours, other in zip(env.step(actions)[:4], theirs[:4], strict=True):
         np.testing.assert_array_equal(ours, other)

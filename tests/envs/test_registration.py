@@ -22,9 +22,12 @@ MAKE = "print(gymnasium.make_vec('{}metafast/CartPole-v1', num_envs=4).reset(see
     "program",
     [
         "import gymnasium, metafast; " + MAKE.format(""),
+        "import metafast, gymnasium; " + MAKE.format(""),
+        "import metafast, gymnasium.vector; " + MAKE.format(""),
         "import metafast.envs, gymnasium; " + MAKE.format(""),
         "import gymnasium; " + MAKE.format("metafast.envs:"),
         "import gymnasium; " + MAKE.format("metafast:"),
+        "from metafast import envs; import gymnasium; " + MAKE.format(""),
     ],
 )
 def test_make_vec_in_a_fresh_interpreter(program):
