@@ -33,6 +33,16 @@ inline void pause_core() noexcept {
 #endif
 }
 
+// A thread of the batch class has its full share of time, but on waking never drives another off its core: neither
+// the caller that wakes it nor a busy neighbour. Where every core is taken, the caller then just does all the work,
+// instead of waiting for a helper that was driven off again in the middle of a slice.
+void yield_to_others() noexcept {
+#if defined(__linux__)
+  const sched_param priority{};
+  if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &priority);
+#endif
+}
+
 // Polls `ready` for at most `patience`; the clock is read once every few dozen polls.
 template <class Ready>
 bool watch(Ready&& ready, Clock::duration patience) {
@@ -172,6 +182,7 @@ class Pool {
 
   void serve(int home) {
     t_inside_slice = true;
+    yield_to_others();
     std::uint64_t seen = 0;
     for (;;) {
       watch([&] { return generation_.load(std::memory_order_relaxed) != seen; }, kWorkerPatience);

@@ -71,6 +71,10 @@ def test_error_stays_below_the_stated_maximum(isa, function, dtype):
     assert errors[worst] <= MAXIMUM_ERROR[function], f"{function}({x[worst]!r}) is {errors[worst]} ulp off"
 
 
+def same(a, b):
+    return bool(np.all((a == b) | (np.isnan(a) & np.isnan(b))))
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 @functions
@@ -78,26 +82,24 @@ def test_every_float32(function, record_testsuite_property):
     """Every level against float64, positive arguments first; the negative ones must mirror them, exp's are computed."""
     largest = dict.fromkeys(_core.supported_isas(), 0.0)
     before = _core.isa()
-    for start in range(0, 2**32 if function == "exp" else 2**31, 2**20):
-        x = np.arange(start, start + 2**20, dtype=np.uint32).view(np.float32)
+    for start in range(0, 2**32 if function == "exp" else 2**31, 2**16):
+        x = np.arange(start, start + 2**16, dtype=np.uint32).view(np.float32)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            exact = FUNCTIONS[function](x.astype(np.float64))
-            if function in ("sin", "cos"):
-                exact[x > LARGEST_ANGLE] = np.nan
+            beyond = function in ("sin", "cos") and not x[-1] <= LARGEST_ANGLE
+            exact = FUNCTIONS[function](np.where(beyond & (x > LARGEST_ANGLE), np.nan, x.astype(np.float64)))
             rounded = exact.astype(np.float32)
         checked, error = None, 0.0
         for level in largest:
             _core.force_isa(level)
             result = apply(function, x)
             if function != "exp":
-                mirrored = apply(function, -x)
-                np.testing.assert_array_equal(mirrored, result if function == "cos" else -result)
-            if checked is not None and np.array_equal(result, checked, equal_nan=True):
+                assert same(apply(function, -x), result if function == "cos" else -result)
+            if checked is not None and same(result, checked):
                 largest[level] = max(largest[level], error)
                 continue
             finite = np.isfinite(rounded)
-            np.testing.assert_array_equal(result[~finite], rounded[~finite])
-            error = float32_error_in_ulp(result[finite], exact[finite]).max(initial=0.0)
+            assert same(result[~finite], rounded[~finite])
+            error = float32_error_in_ulp(result, exact)[finite].max(initial=0.0)
             largest[level] = max(largest[level], error)
             checked = result
     _core.force_isa(before)
