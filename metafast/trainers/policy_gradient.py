@@ -1,0 +1,623 @@
+"""Policy-gradient training: REINFORCE, A2C, PPO and online TD(lambda) over metafast's environments and kernels.
+
+Read from top to bottom: options, learner, collecting experience, turning it into a batch, updating, TD(lambda), the
+training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016 (A2C), Schulman et al. 2016 (GAE) and
+2017 (PPO), Sutton and Barto 2018, section 13.5 (actor-critic with eligibility traces).
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap  # type: ignore[attr-defined]
+from torch.nn import functional
+
+import metafast
+from metafast.trainers import UsageError, _distributed, _environments, _run
+from metafast.trainers._environments import AnyVectorEnv
+from metafast.trainers._policies import ActorCritic, Distribution, make_distribution
+
+NAME = "policy-gradient"
+Algorithm = Literal["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"]
+
+
+@dataclass
+class Config:
+    """Policy-gradient training; defaults that --help shows are those of the chosen environment and algorithm."""
+
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "CartPole-v1"
+    """Environment to train in."""
+    algorithm: Algorithm = "ppo"
+    """Estimator of the policy gradient."""
+    backend: _environments.Backend = "native"
+    """Where the environment comes from: metafast's native ones, or gymnasium's own."""
+    preset: Literal["default", "keras", "torch"] = "default"
+    """Network: default tanh trunk; keras 64 relu policy and 32 relu value; torch 128-128 relu trunk."""
+    policy: Literal["auto", "categorical", "bernoulli", "gaussian"] = "auto"
+    """Distribution over actions; auto chooses by the action space."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the default preset's trunk; none for a linear policy."""
+    num_envs: int = 32
+    """Environments stepped together, on each process."""
+    num_steps: int = 32
+    """Steps of each environment per iteration (REINFORCE runs whole episodes instead)."""
+    total_steps: int = 1_000_000
+    """Environment steps after which training ends in any case."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """How a gradient becomes a step."""
+    learning_rate: float = 3e-4
+    """Step size."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """Lambda of GAE, or decay of the eligibility traces."""
+    epochs: int = 1
+    """Passes over each batch."""
+    minibatches: int = 1
+    """Parts that each pass is cut into."""
+    clip: float = 0.2
+    """PPO keeps the probability ratio within 1 - clip and 1 + clip."""
+    normalize_advantages: bool = False
+    """Standardise the advantages of each batch."""
+    value_coef: float = 0.5
+    """Weight of the value function's mean squared error."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are shortened to it; 0 for no limit."""
+    reward_scale: float = 1.0
+    """Factor on rewards inside the loss; reported returns are unscaled."""
+    target_return: float | None = None
+    """Stop once the latest 100 episodes reach this mean and fresh evaluation episodes exceed it by target_margin."""
+    target_margin: float = 0.0
+    """By how much; set so that a later confirmation does not fail by luck."""
+    evaluation_episodes: int = 200
+    """Fresh episodes of that evaluation, of the sampled policy."""
+    seed: int = 0
+    """Repeats a run bit for bit on the same machine."""
+    threads: int = 1
+    """CPU threads for kernels and torch; networks this small are fastest on one."""
+    device: str = "cpu"
+    """Torch device of the network."""
+    run_dir: str | None = None
+    """Where the run is saved; by default runs/ENV-ALGORITHM-SEED-TIME."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints; one is always written at the end and on Ctrl-C."""
+    resume: str | None = None
+    """Continue the run in this directory exactly, with its options where none are given anew."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise UsageError(f"seed must not be negative, not {self.seed}")
+        if self.learning_rate <= 0:
+            raise UsageError(f"learning_rate must be positive, not {self.learning_rate}")
+        # Batches come from JSON as lists.
+        self.hidden_sizes = tuple(self.hidden_sizes)
+
+
+PER_ALGORITHM: dict[str, dict[str, Any]] = {
+    "ppo": {"num_envs": 8, "num_steps": 128, "epochs": 4, "minibatches": 4, "normalize_advantages": True,
+            "max_grad_norm": 0.5},
+    "a2c": {"num_steps": 8, "learning_rate": 1e-3, "max_grad_norm": 0.5},
+    "reinforce": {"learning_rate": 3e-3},
+    "reinforce-baseline": {"learning_rate": 3e-3},
+    "td-lambda": {"num_envs": 8, "learning_rate": 1e-3, "lam": 0.9},
+}  # fmt: skip
+PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
+    "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1},
+    "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "learning_rate": 1e-2,
+                        "total_steps": 426 * 300},
+}  # fmt: skip
+PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
+    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 32, "learning_rate": 6.4e-3, "lam": 0.8, "epochs": 2,
+                             "minibatches": 16, "clip": 0.3, "max_grad_norm": 1.0, "value_coef": 0.1},
+}  # fmt: skip
+PER_PRESET: dict[str, dict[str, Any]] = {"torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
+
+
+def configure(env_id: str = "CartPole-v1", algorithm: str | None = None, **options: Any) -> Config:
+    """The options for an environment and an algorithm (None: the environment's own), then those given."""
+    environment = PER_ENVIRONMENT.get(env_id, {})
+    algorithm = algorithm or environment.get("algorithm", "ppo")
+    chosen = PER_ALGORITHM[algorithm] | environment | PER_PAIR.get((env_id, algorithm), {})
+    chosen |= PER_PRESET.get(options.get("preset", "default"), {}) | options
+    return Config(**chosen | {"env_id": env_id, "algorithm": algorithm})
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Read the command line; what decides the defaults is looked at first."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env-id", "--env_id", "--env", default="CartPole-v1")
+    first.add_argument("--algorithm", choices=list(PER_ALGORITHM))
+    first.add_argument("--preset", default="default")
+    first.add_argument("--resume")
+    known, _ = first.parse_known_args(arguments)
+    if known.resume is None:
+        default = configure(known.env_id, known.algorithm, preset=known.preset)
+    else:
+        default = load_config(known.resume)
+    return tyro.cli(Config, args=list(arguments), default=default, prog=f"metafast train {NAME}")
+
+
+def load_config(run_dir: str) -> Config:
+    """The options of the run in `run_dir`."""
+    contents = _run.read_config(run_dir)
+    names = {field.name for field in dataclasses.fields(Config)}
+    if contents.get("trainer") != NAME or not names <= contents.keys():
+        raise UsageError(f"{run_dir} does not hold a {NAME} run of this version")
+    return Config(**{name: contents[name] for name in names})
+
+
+@dataclass
+class Learner:
+    """A policy, its optimiser, and the generator behind every random choice but the environment's."""
+
+    policy: ActorCritic
+    distribution: Distribution
+    parameters: nn.Parameter
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    device: torch.device
+
+    def step(self, max_grad_norm: float) -> None:
+        """Average the gradient over the processes, limit its length, apply it and clear it."""
+        gradient = self.parameters.grad
+        assert gradient is not None
+        _distributed.average_(gradient)
+        if max_grad_norm > 0:
+            gradient *= (max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0)
+        self.optimizer.step()
+        gradient.zero_()
+
+
+def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
+    """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {config.device!r} cannot be used: {error}") from error
+    distribution = make_distribution(env.single_action_space, config.policy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        observation_size = math.prod(env.single_observation_space.shape or ())
+        policy = ActorCritic(observation_size, distribution, config.preset, config.hidden_sizes).to(device)
+    parameters = flatten(policy)
+    if config.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam([parameters], config.learning_rate, eps=1e-5, fused=True)
+    else:
+        optimizer = torch.optim.SGD([parameters], config.learning_rate)
+    return Learner(policy, distribution, parameters, optimizer, torch.Generator().manual_seed(seed), device)
+
+
+def flatten(module: nn.Module) -> nn.Parameter:
+    """Lay a module's parameters, and their gradients, end to end in one vector that they become views of.
+
+    One gradient norm, one optimiser step and one all-reduce then serve all of them: with small networks the calls cost
+    more than the arithmetic.
+    """
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in module.parameters()]))
+    flat.grad = torch.zeros_like(flat)
+    offset = 0
+    for parameter in module.parameters():
+        end = offset + parameter.numel()
+        parameter.grad = flat.grad[offset:end].view_as(parameter)
+        parameter.data = flat.data[offset:end].view_as(parameter)
+        offset = end
+    return flat
+
+
+@dataclass
+class Rollout:
+    """Experience, time-major. `successors` [N, ...] follow the last step; `finals` are (step, environments, rows)."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    successors: Tensor
+    finals: list[tuple[int, np.ndarray, np.ndarray]]
+
+
+def to_rows(observations: np.ndarray) -> Tensor:
+    """Observations [N, ...] as float32 rows [N, size]."""
+    return torch.from_numpy(observations.reshape(len(observations), -1).astype(np.float32, copy=False))
+
+
+@torch.no_grad()
+def collect(
+    env: AnyVectorEnv, learner: Learner, observations: np.ndarray, num_steps: int, whole_episodes: bool = False
+) -> tuple[Rollout, np.ndarray]:
+    """Act for `num_steps`, or until every environment has ended an episode; also return what is observed next."""
+    distribution = learner.distribution
+    steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+    finals = []
+    unfinished = np.full(env.num_envs, whole_episodes)
+    while unfinished.any() if whole_episodes else len(steps) < num_steps:
+        step = len(steps)
+        if step % num_steps == 0:
+            noise = distribution.noise((num_steps, env.num_envs), learner.generator).to(learner.device)
+        rows = to_rows(observations)
+        actions = distribution.sample(learner.policy.act(rows.to(learner.device)), noise[step % num_steps]).cpu()
+        observations, rewards, terminated, truncated, infos = env.step(distribution.to_environment(actions.numpy()))
+        steps.append((rows, actions, *map(torch.from_numpy, (rewards, terminated, truncated))))
+        if truncated.any():
+            (cut,) = truncated.nonzero()
+            finals.append((step, cut, _environments.final_observations(env, infos, truncated)))
+        if whole_episodes:
+            unfinished &= ~(terminated | truncated)
+    columns = [torch.stack(column) for column in zip(*steps, strict=True)]
+    columns[2] = columns[2].float()
+    return Rollout(*columns, to_rows(observations), finals), observations
+
+
+@dataclass
+class Batch:
+    """Steps to learn from, in any order; `num_units` is what the policy loss is averaged over: steps or episodes."""
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    num_units: int
+
+    def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
+        """Cut into `minibatches` parts at random."""
+        if minibatches == 1:
+            return [self]
+        order = torch.randperm(len(self.returns), generator=generator).to(self.returns.device)
+        columns = (self.observations, self.actions, self.log_probs, self.advantages, self.returns)
+        parts = zip(*(column[order].chunk(minibatches) for column in columns), strict=True)
+        return [Batch(*part, len(part[-1]) * self.num_units // len(order) or 1) for part in parts]
+
+
+@torch.no_grad()
+def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
+    """Estimate advantages and value targets. A cut episode counts on the value of its true last observation."""
+    rewards = rollout.rewards * config.reward_scale
+    everything = torch.cat([rollout.observations, rollout.successors[None]]).to(learner.device)
+    outputs, values = learner.policy(everything)
+    observations, actions = everything[:-1], rollout.actions.to(learner.device)
+    log_probs = learner.distribution.log_prob(outputs[:-1], actions)
+    values = values.cpu()
+    final_values = torch.zeros_like(rewards)
+    for step, cut, finals in rollout.finals:
+        final_values[step, torch.from_numpy(cut)] = learner.policy(to_rows(finals).to(learner.device))[1].cpu()
+    ends = rollout.terminated, rollout.truncated
+    if config.algorithm in ("ppo", "a2c"):
+        next_values = torch.where(rollout.truncated[-1], final_values[-1], values[-1])
+        advantages, returns = metafast.gae(
+            rewards, values[:-1], next_values, *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
+        )
+        kept = torch.ones_like(rollout.terminated)
+        num_units = kept.numel()
+    else:
+        # Without a baseline no value is trusted: a cut episode's return is what was seen of it (plain Monte Carlo).
+        with_baseline = config.algorithm == "reinforce-baseline"
+        returns = metafast.discounted_returns(
+            rewards, *ends, gamma=config.gamma, final_values=final_values if with_baseline else None
+        )
+        advantages = returns - values[:-1] if with_baseline else returns
+        # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
+        ended = (rollout.terminated | rollout.truncated).int()
+        kept = ended.cumsum(0) - ended == 0
+        num_units = kept.shape[1]
+    if config.normalize_advantages:
+        chosen = advantages[kept]
+        advantages = (advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
+    columns = observations, actions, log_probs, advantages.to(learner.device), returns.to(learner.device)
+    kept = kept.to(learner.device)
+    return Batch(*(column[kept] for column in columns), num_units)
+
+
+def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss whose gradient is minus the policy gradient, plus value error, minus entropy."""
+    outputs, values = learner.policy(batch.observations)
+    log_probs = learner.distribution.log_prob(outputs, batch.actions)
+    if config.algorithm == "ppo":
+        # Schulman et al. 2017, eq. 7.
+        ratios = (log_probs - batch.log_probs).exp()
+        clipped = ratios.clamp(1 - config.clip, 1 + config.clip)
+        surrogate = torch.minimum(ratios * batch.advantages, clipped * batch.advantages)
+    else:
+        # Williams 1992: the gradient of log pi(a|s) (R - b); advantages are constants here.
+        surrogate = log_probs * batch.advantages
+    loss = policy_loss = -surrogate.sum() / batch.num_units
+    parts = {"policy": policy_loss}
+    if config.algorithm != "reinforce":
+        parts["value"] = functional.mse_loss(values, batch.returns)
+        loss = loss + config.value_coef * parts["value"]
+    if config.entropy_coef:
+        parts["entropy"] = learner.distribution.entropy(outputs).mean()
+        loss = loss - config.entropy_coef * parts["entropy"]
+    return loss, parts
+
+
+def update(config: Config, learner: Learner, batch: Batch) -> dict[str, float]:
+    """Learn from a batch; return the last minibatch's parts of the loss."""
+    for _ in range(config.epochs):
+        for minibatch in batch.shuffled(config.minibatches, learner.generator):
+            loss, parts = compute_loss(config, learner, minibatch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            learner.step(config.max_grad_norm)
+    return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
+
+
+def trace_gradients(config: Config, learner: Learner, observations: Tensor, actions: Tensor) -> Tensor:
+    """Each environment's gradient [N, parameters] of log pi(a|s) + 2 value_coef V(s).
+
+    With one lambda for actor and critic their traces are one trace; the factor 2 is that of the squared error's
+    gradient, so that value_coef means the same as in `compute_loss`.
+    """
+
+    def objective(parameters: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
+        outputs, value = functional_call(learner.policy, parameters, (observation,))
+        return learner.distribution.log_prob(outputs, action) + 2 * config.value_coef * value
+
+    parameters = {name: parameter.detach() for name, parameter in learner.policy.named_parameters()}
+    gradients = vmap(grad(objective), in_dims=(None, 0, 0))(parameters, observations, actions)
+    return torch.cat([gradient.flatten(1) for gradient in gradients.values()], 1)
+
+
+def trace_update(traces: Tensor, gradients: Tensor, decay: float, td_errors: Tensor, ended: Tensor) -> Tensor:
+    """Accumulate `traces` in place, z <- gamma lambda z + gradient, and return delta z [N, parameters].
+
+    The backward view: summed over an episode at fixed weights this equals the sum of (G^lambda - V(s)) gradient.
+    """
+    traces.mul_(decay).add_(gradients)
+    increments = td_errors[:, None] * traces
+    traces[ended] = 0.0
+    return increments
+
+
+def learn_online(
+    config: Config, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`num_steps` of TD(lambda), an update after each; return rewards and ends [T, N], and what is observed next."""
+    history = []
+    noise = learner.distribution.noise((config.num_steps, env.num_envs), learner.generator).to(learner.device)
+    for step in range(config.num_steps):
+        rows = to_rows(observations).to(learner.device)
+        with torch.no_grad():
+            outputs, values = learner.policy(rows)
+            actions = learner.distribution.sample(outputs, noise[step])
+        gradients = trace_gradients(config, learner, rows, actions)
+        observations, rewards, terminated, truncated, infos = env.step(
+            learner.distribution.to_environment(actions.cpu().numpy())
+        )
+        ended = terminated | truncated
+        successors = to_rows(observations).clone()
+        if ended.any():
+            successors[torch.from_numpy(ended)] = to_rows(_environments.final_observations(env, infos, ended))
+        with torch.no_grad():
+            next_values = learner.policy(successors.to(learner.device))[1]
+        scaled = torch.from_numpy(rewards).float().to(learner.device) * config.reward_scale
+        alive = torch.from_numpy(~terminated).to(learner.device)
+        td_errors = scaled + config.gamma * next_values * alive - values
+        increments = trace_update(
+            traces, gradients, config.gamma * config.lam, td_errors, torch.from_numpy(ended).to(learner.device)
+        )
+        if config.entropy_coef:
+            entropy = learner.distribution.entropy(learner.policy(rows)[0]).mean()
+            (-config.entropy_coef * entropy).backward()  # type: ignore[no-untyped-call]
+        assert learner.parameters.grad is not None
+        learner.parameters.grad -= increments.mean(0)
+        learner.step(config.max_grad_norm)
+        history.append((rewards, ended))
+    return *map(np.stack, zip(*history, strict=True)), observations  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def play(env: AnyVectorEnv, learner: Learner, seed: int, greedy: bool = False) -> np.ndarray:
+    """Returns of one episode in each environment: none is chosen for being short."""
+    generator = torch.Generator().manual_seed(seed)
+    observations, _ = env.reset(seed=seed)
+    returns, unfinished = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
+    while unfinished.any():
+        noise = learner.distribution.noise((env.num_envs,), generator).to(learner.device)
+        outputs = learner.policy.act(to_rows(observations).to(learner.device))
+        actions = learner.distribution.sample(outputs, torch.zeros_like(noise) if greedy else noise).cpu()
+        observations, rewards, terminated, truncated, _ = env.step(learner.distribution.to_environment(actions.numpy()))
+        returns[unfinished] += rewards[unfinished]
+        unfinished &= ~(terminated | truncated)
+    return returns
+
+
+def derive_seeds(seed: int, rank: int) -> list[int]:
+    """Independent seeds for the environments, the policy's sampling and the evaluations of one process."""
+    return [int(word) >> 1 for word in np.random.SeedSequence([seed, rank]).generate_state(3)]
+
+
+@dataclass
+class Counters:
+    """How far a run has come."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+    next_evaluation: int = 0
+    evaluation_return: float | None = None
+    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+def save(
+    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
+    episodes: _run.EpisodeReturns, counters: Counters,
+) -> None:  # fmt: skip
+    """Write a checkpoint from which `restore` continues exactly."""
+    arrays = {
+        "parameters": learner.parameters.detach().cpu().numpy(),
+        "generator": learner.generator.get_state().numpy(),
+        "observations": observations,
+        "traces": traces.cpu().numpy(),
+        "running_returns": episodes.running,
+        "latest_returns": np.array(episodes.latest, dtype=np.float64),
+    }
+    for name, value in learner.optimizer.state[learner.parameters].items():
+        arrays[f"optimizer.{name}"] = value.cpu().numpy()
+    if hasattr(env, "get_state"):
+        arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
+    directory.write_state(arrays, {**dataclasses.asdict(counters), "episodes": episodes.episodes})
+    directory.write_policy(learner.policy)
+
+
+def restore(
+    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, traces: Tensor, episodes: _run.EpisodeReturns
+) -> tuple[np.ndarray, Counters]:
+    """Put back what `save` wrote; return the observations to act on and the counters."""
+    arrays, numbers = directory.read_state()
+    if arrays["traces"].shape != tuple(traces.shape) or arrays["parameters"].size != learner.parameters.numel():
+        raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
+    with torch.no_grad():
+        learner.parameters.copy_(torch.from_numpy(arrays["parameters"]))
+        traces.copy_(torch.from_numpy(arrays["traces"]))
+    learner.generator.set_state(torch.from_numpy(arrays["generator"]))
+    for name, array in arrays.items():
+        if name.startswith("optimizer."):
+            tensor = torch.from_numpy(array)
+            learner.optimizer.state[learner.parameters][name.removeprefix("optimizer.")] = (
+                tensor.to(learner.device) if tensor.ndim else tensor
+            )
+    episodes.running = arrays["running_returns"]
+    episodes.latest.extend(arrays["latest_returns"].tolist())
+    episodes.episodes = numbers.pop("episodes")
+    counters = Counters(**numbers)
+    state = {
+        name.removeprefix("environment."): array for name, array in arrays.items() if name.startswith("environment.")
+    }
+    if state:
+        env.set_state(state)  # type: ignore[attr-defined]
+        return arrays["observations"], counters
+    # gymnasium's own environments cannot be put back in the middle of an episode: new ones begin.
+    episodes.running[:] = 0.0
+    traces.zero_()
+    return env.reset(seed=derive_seeds(counters.iteration, directory.rank)[0])[0], counters
+
+
+def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: Counters) -> bool:
+    """Confirm on fresh episodes that the target is exceeded by its margin; a refusal is not reviewed for 4 iterations.
+
+    The training mean lags behind the policy and is biased to short episodes, so it alone decides nothing.
+    """
+    assert config.target_return is not None
+    if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
+        return False
+    env = _environments.make(
+        config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads
+    )
+    counters.evaluation_return = float(play(env, learner, seed + counters.iteration).mean())
+    counters.next_evaluation = counters.iteration + 4
+    return counters.evaluation_return >= config.target_return + config.target_margin
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
+    started = time.perf_counter()
+    torch.set_num_threads(config.threads)
+    metafast.set_num_threads(config.threads)
+    rank, world_size = _distributed.start()
+    env_seed, policy_seed, evaluation_seed = derive_seeds(config.seed, rank)
+    env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
+    learner = make_learner(config, env, policy_seed)
+    episodes = _run.EpisodeReturns(config.num_envs, window=100)
+    traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
+    traces = traces.to(learner.device)
+    if config.resume is None:
+        directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
+        directory.write_config(NAME, config)
+        observations, counters = env.reset(seed=env_seed)[0], Counters()
+    else:
+        directory = _run.RunDirectory(Path(config.resume), rank)
+        observations, counters = restore(directory, learner, env, traces, episodes)
+    earlier_seconds, solved, interrupted = counters.seconds, False, False
+    saved = time.perf_counter()
+    with (
+        _run.interruptible() as interruption,
+        _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
+    ):
+        while counters.env_steps < config.total_steps and not (solved or interrupted):
+            if config.algorithm == "td-lambda":
+                rewards, ended, observations = learn_online(config, learner, env, observations, traces)
+                losses = {}
+            else:
+                whole_episodes = config.algorithm in ("reinforce", "reinforce-baseline")
+                if whole_episodes and counters.iteration > 0:
+                    observations, _ = env.reset()
+                rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
+                losses = update(config, learner, make_batch(config, learner, rollout))
+                rewards, ended = rollout.rewards.numpy(), (rollout.terminated | rollout.truncated).numpy()
+            episodes.add(rewards, ended)
+            counters.iteration += 1
+            counters.env_steps += rewards.size * world_size
+            counters.seconds = earlier_seconds + time.perf_counter() - started
+            if episodes.latest:
+                counters.curve.append({"env_steps": counters.env_steps, "mean_return": episodes.mean})
+                directory.log({"charts/mean_return": episodes.mean, **losses}, counters.env_steps)
+            display.update(counters.env_steps, episodes.mean, counters.env_steps / counters.seconds)
+            if rank == 0 and config.target_return is not None and len(episodes.latest) == 100:
+                solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
+            solved, interrupted = _distributed.agree(solved, interruption.requested)
+            if time.perf_counter() - saved > config.checkpoint_seconds:
+                save(directory, learner, env, observations, traces, episodes, counters)
+                saved = time.perf_counter()
+        counters.seconds = earlier_seconds + time.perf_counter() - started
+    save(directory, learner, env, observations, traces, episodes, counters)
+    directory.write_curve(counters.curve, config.target_return, f"{config.env_id}, {config.algorithm}")
+    directory.close()
+    _distributed.stop()
+    return {
+        "trainer": NAME,
+        "env_id": config.env_id,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "env_steps": counters.env_steps,
+        "episodes": episodes.episodes,
+        "seconds": counters.seconds,
+        "mean_return": episodes.mean,
+        "evaluation_return": counters.evaluation_return,
+        "solved": solved,
+        "interrupted": interrupted,
+        "run_dir": str(directory.path),
+        "learning_curve": str(directory.curve_path),
+    }
+
+
+def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
+    """Play `episodes` fresh episodes, each in an environment of its own, with the policy saved in `run_dir`."""
+    config = load_config(run_dir)
+    backend = backend or config.backend
+    torch.set_num_threads(config.threads)
+    env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
+    learner = make_learner(config, env, 0)
+    _run.RunDirectory(Path(run_dir)).read_policy(learner.policy)
+    returns = play(env, learner, seed, greedy)
+    return {
+        "env_id": config.env_id,
+        "backend": backend,
+        "episodes": episodes,
+        "greedy": greedy,
+        "seed": seed,
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "min_return": float(returns.min()),
+        "max_return": float(returns.max()),
+        "run_dir": str(run_dir),
+    }
