@@ -33,7 +33,7 @@ def make(
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             )
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DependencyNotInstalled, ValueError) as error:
+    except (gymnasium.error.Error, ValueError) as error:
         hint = "; --backend gymnasium makes gymnasium's own environments" if backend == "native" else ""
         raise UsageError(f"no {backend} environment {env_id!r}: {error}{hint}") from error
     if not isinstance(env.single_observation_space, gymnasium.spaces.Box):

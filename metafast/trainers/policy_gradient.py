@@ -55,7 +55,9 @@ class Config:
     optimizer: Literal["adam", "sgd"] = "adam"
     """How a gradient becomes a step."""
     learning_rate: float = 3e-4
-    """Step size."""
+    """Step size at the start."""
+    half_life: float | None = None
+    """Environment steps in which the step size halves; none keeps it."""
     gamma: float = 0.99
     """Discount."""
     lam: float = 0.95
@@ -166,23 +168,37 @@ def load_config(run_dir: str) -> Config:
 
 @dataclass
 class Learner:
-    """A policy, its optimiser, and the generator behind every random choice but the environment's."""
+    """A policy, its parameters as one vector, Adam's moments, and the generator behind every choice of the policy."""
 
     policy: ActorCritic
     distribution: Distribution
     parameters: nn.Parameter
-    optimizer: torch.optim.Optimizer
+    moments: dict[str, Tensor]
     generator: torch.Generator
     device: torch.device
 
-    def step(self, max_grad_norm: float) -> None:
-        """Average the gradient over the processes, limit its length, apply it and clear it."""
+    @torch.no_grad()
+    def step(self, config: Config, learning_rate: float) -> None:
+        """Average the gradient over the processes, limit its length, descend along it and clear it.
+
+        Adam (Kingma and Ba 2015, algorithm 1) is written out because torch.optim would import torch._dynamo at its
+        first use, for two seconds, and spend more on each call than this whole update takes.
+        """
         gradient = self.parameters.grad
         assert gradient is not None
         _distributed.average_(gradient)
-        if max_grad_norm > 0:
-            gradient *= (max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0)
-        self.optimizer.step()
+        if config.max_grad_norm > 0:
+            gradient *= (config.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0)
+        if config.optimizer == "sgd":
+            self.parameters.sub_(gradient, alpha=learning_rate)
+        else:
+            first, second, count = self.moments["first"], self.moments["second"], self.moments["count"]
+            beta_1, beta_2, epsilon = 0.9, 0.999, 1e-5
+            count += 1
+            first.lerp_(gradient, 1 - beta_1)
+            second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+            deviation = (second / (1 - beta_2 ** int(count))).sqrt_().add_(epsilon)
+            self.parameters.addcdiv_(first, deviation, value=-learning_rate / (1 - beta_1 ** int(count)))
         gradient.zero_()
 
 
@@ -199,11 +215,9 @@ def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
         observation_size = math.prod(env.single_observation_space.shape or ())
         policy = ActorCritic(observation_size, distribution, config.preset, config.hidden_sizes).to(device)
     parameters = flatten(policy)
-    if config.optimizer == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam([parameters], config.learning_rate, eps=1e-5, fused=True)
-    else:
-        optimizer = torch.optim.SGD([parameters], config.learning_rate)
-    return Learner(policy, distribution, parameters, optimizer, torch.Generator().manual_seed(seed), device)
+    moments = {"first": torch.zeros_like(parameters.data), "second": torch.zeros_like(parameters.data)}
+    moments["count"] = torch.zeros((), dtype=torch.int64)
+    return Learner(policy, distribution, parameters, moments, torch.Generator().manual_seed(seed), device)
 
 
 def flatten(module: nn.Module) -> nn.Parameter:
@@ -351,13 +365,13 @@ def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor
     return loss, parts
 
 
-def update(config: Config, learner: Learner, batch: Batch) -> dict[str, float]:
+def update(config: Config, learner: Learner, batch: Batch, learning_rate: float) -> dict[str, float]:
     """Learn from a batch; return the last minibatch's parts of the loss."""
     for _ in range(config.epochs):
         for minibatch in batch.shuffled(config.minibatches, learner.generator):
             loss, parts = compute_loss(config, learner, minibatch)
             loss.backward()  # type: ignore[no-untyped-call]
-            learner.step(config.max_grad_norm)
+            learner.step(config, learning_rate)
     return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
 
 
@@ -389,7 +403,7 @@ def trace_update(traces: Tensor, gradients: Tensor, decay: float, td_errors: Ten
 
 
 def learn_online(
-    config: Config, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor
+    config: Config, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor, learning_rate: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`num_steps` of TD(lambda), an update after each; return rewards and ends [T, N], and what is observed next."""
     history = []
@@ -420,7 +434,7 @@ def learn_online(
             (-config.entropy_coef * entropy).backward()  # type: ignore[no-untyped-call]
         assert learner.parameters.grad is not None
         learner.parameters.grad -= increments.mean(0)
-        learner.step(config.max_grad_norm)
+        learner.step(config, learning_rate)
         history.append((rewards, ended))
     return *map(np.stack, zip(*history, strict=True)), observations  # type: ignore[return-value]
 
@@ -471,8 +485,7 @@ def save(
         "running_returns": episodes.running,
         "latest_returns": np.array(episodes.latest, dtype=np.float64),
     }
-    for name, value in learner.optimizer.state[learner.parameters].items():
-        arrays[f"optimizer.{name}"] = value.cpu().numpy()
+    arrays |= {f"optimizer.{name}": moment.cpu().numpy() for name, moment in learner.moments.items()}
     if hasattr(env, "get_state"):
         arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
     directory.write_state(arrays, {**dataclasses.asdict(counters), "episodes": episodes.episodes})
@@ -490,12 +503,8 @@ def restore(
         learner.parameters.copy_(torch.from_numpy(arrays["parameters"]))
         traces.copy_(torch.from_numpy(arrays["traces"]))
     learner.generator.set_state(torch.from_numpy(arrays["generator"]))
-    for name, array in arrays.items():
-        if name.startswith("optimizer."):
-            tensor = torch.from_numpy(array)
-            learner.optimizer.state[learner.parameters][name.removeprefix("optimizer.")] = (
-                tensor.to(learner.device) if tensor.ndim else tensor
-            )
+    for name, moment in learner.moments.items():
+        moment.copy_(torch.from_numpy(arrays[f"optimizer.{name}"]))
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")
@@ -554,15 +563,18 @@ def train(config: Config) -> dict[str, Any]:
         _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
     ):
         while counters.env_steps < config.total_steps and not (solved or interrupted):
+            learning_rate = config.learning_rate
+            if config.half_life is not None:
+                learning_rate *= 0.5 ** (counters.env_steps / config.half_life)
             if config.algorithm == "td-lambda":
-                rewards, ended, observations = learn_online(config, learner, env, observations, traces)
+                rewards, ended, observations = learn_online(config, learner, env, observations, traces, learning_rate)
                 losses = {}
             else:
                 whole_episodes = config.algorithm in ("reinforce", "reinforce-baseline")
                 if whole_episodes and counters.iteration > 0:
                     observations, _ = env.reset()
                 rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
-                losses = update(config, learner, make_batch(config, learner, rollout))
+                losses = update(config, learner, make_batch(config, learner, rollout), learning_rate)
                 rewards, ended = rollout.rewards.numpy(), (rollout.terminated | rollout.truncated).numpy()
             episodes.add(rewards, ended)
             counters.iteration += 1
