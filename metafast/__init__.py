@@ -1,5 +1,7 @@
 """Native kernels and thin trainers that make reinforcement learning and meta-learning code fast."""
 
+from typing import TYPE_CHECKING, Any
+
 try:
     from metafast import _core
 except ImportError as error:
@@ -10,5 +12,18 @@ except ImportError as error:
     ) from error
 
 from metafast._core import __version__, get_num_threads, isa, set_num_threads
+from metafast.returns import discounted_returns, gae
 
-__all__ = ["__version__", "get_num_threads", "isa", "set_num_threads"]
+if TYPE_CHECKING:
+    from metafast import envs
+
+__all__ = ["__version__", "discounted_returns", "envs", "gae", "get_num_threads", "isa", "set_num_threads"]
+
+
+def __getattr__(name: str) -> Any:
+    # gymnasium is imported with the environments, where they are used.
+    if name == "envs":
+        import importlib
+
+        return importlib.import_module("metafast.envs")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

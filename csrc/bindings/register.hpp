@@ -8,5 +8,6 @@ namespace py = pybind11;
 namespace metafast {
 
 void register_common(py::module_& module);
+void register_returns(py::module_& module);
 
 }  // namespace metafast

@@ -29,10 +29,10 @@ bool run_slices(SliceFunction function, void* context, std::int64_t num_slices, 
                 InterruptCheck interrupted = nullptr);
 
 template <class Function>
-bool for_each_slice(std::int64_t num_slices, Function&& function, int max_threads = 0,
+bool for_each_slice(std::int64_t num_slices, const Function& function, int max_threads = 0,
                     InterruptCheck interrupted = nullptr) {
-  return run_slices([](void* context, std::int64_t slice) { (*static_cast<decltype(&function)>(context))(slice); },
-                    &function, num_slices, max_threads, interrupted);
+  const auto call = [](void* context, std::int64_t slice) { (*static_cast<const Function*>(context))(slice); };
+  return run_slices(call, const_cast<Function*>(&function), num_slices, max_threads, interrupted);
 }
 
 }  // namespace metafast

@@ -1,0 +1,158 @@
+// Vectors of as many elements as the instruction-set level holds, over the compiler's portable vector types.
+//
+// Pack<T, W> names the types for W elements and moves them; W = 1 is the plain scalar, so that a formula written
+// once over `Real` and `Mask` (arithmetic, comparisons and `mask ? a : b` read the same for both) serves both.
+// For kernel files only: everything here has internal linkage, because each level compiles its own copy.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace metafast {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T, int W>
+struct VectorTypes;
+#define METAFAST_VECTOR_TYPES(Element, Integer, W)                   \
+  template <>                                                        \
+  struct VectorTypes<Element, W> {                                   \
+    typedef Element Real __attribute__((vector_size(sizeof(Element) * W)));  \
+    typedef Integer Mask __attribute__((vector_size(sizeof(Integer) * W)));  \
+    typedef std::uint8_t Bytes __attribute__((vector_size(W)));      \
+  };
+METAFAST_VECTOR_TYPES(float, std::int32_t, 4)
+METAFAST_VECTOR_TYPES(float, std::int32_t, 8)
+METAFAST_VECTOR_TYPES(float, std::int32_t, 16)
+METAFAST_VECTOR_TYPES(double, std::int64_t, 2)
+METAFAST_VECTOR_TYPES(double, std::int64_t, 4)
+METAFAST_VECTOR_TYPES(double, std::int64_t, 8)
+#undef METAFAST_VECTOR_TYPES
+
+// Bytes to integers of the lanes' size. By intrinsics, because gcc 12 takes a generic conversion apart lane by lane.
+template <class Mask, class Bytes>
+[[gnu::always_inline]] inline Mask widen(Bytes bytes) {
+#if defined(__SSE4_1__)
+  __m128i low{};
+  std::memcpy(&low, &bytes, sizeof(bytes));
+  constexpr bool four_byte_lanes = sizeof(Mask) == 4 * sizeof(Bytes);
+  if constexpr (sizeof(Mask) == 16) return (Mask)(four_byte_lanes ? _mm_cvtepu8_epi32(low) : _mm_cvtepu8_epi64(low));
+#if defined(__AVX2__)
+  if constexpr (sizeof(Mask) == 32)
+    return (Mask)(four_byte_lanes ? _mm256_cvtepu8_epi32(low) : _mm256_cvtepu8_epi64(low));
+#endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Mask) == 64)
+    return (Mask)(four_byte_lanes ? _mm512_maskz_cvtepu8_epi32(0xffff, low) : _mm512_maskz_cvtepu8_epi64(0xff, low));
+#endif
+#endif
+  return __builtin_convertvector(bytes, Mask);
+}
+
+template <class T, int W>
+struct Pack {
+  static constexpr int kWidth = W;
+  using Real = typename VectorTypes<T, W>::Real;
+  using Mask = typename VectorTypes<T, W>::Mask;
+  using Bytes = typename VectorTypes<T, W>::Bytes;
+
+  [[gnu::always_inline]] static inline Real load(const T* from) {
+    Real lanes;
+    std::memcpy(&lanes, from, sizeof(lanes));
+    return lanes;
+  }
+  [[gnu::always_inline]] static inline Mask load_mask(const std::uint8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof(bytes));
+    return widen<Mask>(bytes) != 0;
+  }
+  [[gnu::always_inline]] static inline Real fill(T value) { return value - Real{}; }
+  [[gnu::always_inline]] static inline void store(T* to, Real lanes) { std::memcpy(to, &lanes, sizeof(lanes)); }
+
+  // Past the caches, for results too large to be read back from them; `to` is aligned to the vector.
+  [[gnu::always_inline]] static inline void stream(T* to, Real lanes) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)lanes);
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(Real) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)lanes);
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(Real) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)lanes);
+#endif
+    store(to, lanes);
+  }
+
+  // Lane i takes lane i + shift of `lanes`, or of `beyond` where that is past the end.
+  template <int shift>
+  [[gnu::always_inline]] static inline Real shift_down(Real lanes, Real beyond) {
+    return shift_down<shift>(lanes, beyond, std::make_integer_sequence<int, W>{});
+  }
+
+ private:
+  template <int shift, int... lane>
+  [[gnu::always_inline]] static inline Real shift_down(Real lanes, Real beyond, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(lanes, beyond, (lane + shift)...);
+  }
+};
+
+template <class T>
+struct Pack<T, 1> {
+  static constexpr int kWidth = 1;
+  using Real = T;
+  using Mask = bool;
+  static inline Real load(const T* from) { return *from; }
+  static inline Mask load_mask(const std::uint8_t* from) { return *from != 0; }
+  static inline Real fill(T value) { return value; }
+  static inline void store(T* to, Real value) { *to = value; }
+  static inline void stream(T* to, Real value) { *to = value; }
+};
+
+// Streamed stores bypass the ordering of ordinary ones; a kernel that made any ends with this.
+[[gnu::always_inline]] static inline void finish_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+template <int W>
+using Width = std::integral_constant<int, W>;
+
+// Calls body(Width<W>{}, index) over [begin, end) with the widest vectors that fit.
+template <class T, class Body>
+[[gnu::always_inline]] inline void for_lanes(std::int64_t begin, std::int64_t end, Body&& body) {
+  constexpr int W = kLanes<T>;
+  std::int64_t index = begin;
+  for (; index + W <= end; index += W) body(Width<W>{}, index);
+  if constexpr (W > 8) {
+    if (index + 8 <= end) {
+      body(Width<8>{}, index);
+      index += 8;
+    }
+  }
+  if constexpr (W > 4) {
+    if (index + 4 <= end) {
+      body(Width<4>{}, index);
+      index += 4;
+    }
+  }
+  for (; index < end; ++index) body(Width<1>{}, index);
+}
+
+}  // namespace
+}  // namespace metafast
