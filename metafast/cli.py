@@ -95,7 +95,7 @@ def _train(arguments: list[str], as_json: bool) -> int:
         _print_json(result)
     else:
         print(
-            f"mean return {result['mean_return']:.1f} after {result['env_steps']:,} steps in {result['seconds']:.1f} s\n"
+            f"mean return {result['mean_return']:.1f}, {result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
             f"learning curve: {result['learning_curve']}"
         )
     if result["interrupted"]:

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 
-class LabelledDataVectorEnv(VectorEnv):  # type: ignore[type-arg]
+class LabelledDataVectorEnv(VectorEnv):
     """Classification as reinforcement learning; every step ends an episode and, in the same step, draws the next rows.
 
     Parameters

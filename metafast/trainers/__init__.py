@@ -2,4 +2,4 @@
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done, for a reason the user can put right; the command prints it and exits with 2."""
+    """What was asked for cannot be done, for a reason the user can put right; the command says it and exits with 2."""

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
 
 import metafast.envs
 from metafast.data import breast_cancer
 from metafast.trainers import UsageError
 
 Backend = Literal["native", "gymnasium"]
-AnyVectorEnv = VectorEnv  # type: ignore[type-arg]
+AnyVectorEnv = VectorEnv
 
 
 def make(
@@ -45,3 +47,8 @@ def final_observations(env: AnyVectorEnv, infos: dict[str, Any], ended: np.ndarr
     """The last observations of the episodes that ended in this step, one row per True in `ended`."""
     dense = getattr(env, "final_observations", None)
     return np.stack(infos["final_obs"][ended]) if dense is None else dense[ended]
+
+
+def to_rows(observations: np.ndarray) -> Tensor:
+    """Observations [N, ...] as float32 rows [N, size]."""
+    return torch.from_numpy(observations.reshape(len(observations), -1).astype(np.float32, copy=False))

@@ -4,6 +4,7 @@ A distribution is a pure function of the network's `outputs` [..., n] and of `no
 rollout's noise costs one call, and zero noise gives the mode.
 """
 
+import itertools
 import math
 from typing import Literal, Protocol
 
@@ -70,7 +71,7 @@ class Bernoulli:
     def __init__(self, space: gymnasium.spaces.Discrete | gymnasium.spaces.MultiBinary) -> None:
         self.binary_choice = isinstance(space, gymnasium.spaces.Discrete)
         self.num_outputs = 1 if self.binary_choice else int(np.prod(space.shape))
-        self.action_shape = (self.num_outputs,)
+        self.action_shape: tuple[int, ...] = (self.num_outputs,)
         self.space = space
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -103,7 +104,7 @@ class DiagonalGaussian:
     def __init__(self, space: gymnasium.spaces.Box) -> None:
         size = int(np.prod(space.shape))
         self.num_outputs = 2 * size
-        self.action_shape = (size,)
+        self.action_shape: tuple[int, ...] = (size,)
         self.space = space
         bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
         self.centre = (space.low + space.high) / 2 if bounded else np.zeros(space.shape, space.dtype)
@@ -125,7 +126,8 @@ class DiagonalGaussian:
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         scaled = self.centre + self.half_range * actions.reshape(*actions.shape[:-1], *self.space.shape)
-        return np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
+        clipped: np.ndarray = np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
+        return clipped
 
 
 def make_distribution(space: gymnasium.Space, policy: str) -> Distribution:  # type: ignore[type-arg]
@@ -199,7 +201,7 @@ class ActorCritic(nn.Module):
         else:
             sizes = (observation_size, *hidden_sizes)
             layers: list[nn.Module] = []
-            for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            for inputs, outputs in itertools.pairwise(sizes):
                 layers += [_orthogonal(nn.Linear(inputs, outputs), math.sqrt(2)), nn.Tanh()]
             self.trunk = nn.Sequential(*layers)
             # A small gain starts close to the uniform policy.

@@ -39,7 +39,9 @@ class RunDirectory:
         self.rank = rank
         self.curve_path = path / "learning_curve.png"
         self.policy_path = path / "policy.safetensors"
-        self.state_path = path / ("training_state.safetensors" if rank == 0 else f"training_state.rank{rank}.safetensors")
+        self.state_path = path / (
+            "training_state.safetensors" if rank == 0 else f"training_state.rank{rank}.safetensors"
+        )
         self._events: SummaryWriter | None = None
 
     @classmethod
@@ -49,7 +51,9 @@ class RunDirectory:
         path = Path(_distributed.from_first(chosen))
         if rank == 0:
             if (path / "config.json").exists():
-                raise UsageError(f"{path} already holds a run; continue it with --resume {path} or choose another --run-dir")
+                raise UsageError(
+                    f"{path} already holds a run; continue it with --resume {path} or choose another --run-dir"
+                )
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -200,7 +204,7 @@ def interruptible() -> Iterator[Interruption]:
     """Turn the first SIGINT or SIGTERM into a request; a second one acts as usual."""
     interruption = Interruption()
     signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -8,6 +8,7 @@ training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016
 import argparse
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap  # type: ignore[attr-defined]
+from torch import Tensor
 from torch.nn import functional
 
 import metafast
-from metafast.trainers import UsageError, _distributed, _environments, _run
-from metafast.trainers._environments import AnyVectorEnv
-from metafast.trainers._policies import ActorCritic, Distribution, make_distribution
+from metafast.trainers import UsageError, _distributed, _environments, _run, _traces
+from metafast.trainers._environments import AnyVectorEnv, to_rows
+from metafast.trainers._learner import Learner
+from metafast.trainers._policies import ActorCritic, make_distribution
 
 NAME = "policy-gradient"
 Algorithm = Literal["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"]
@@ -166,42 +167,6 @@ def load_config(run_dir: str) -> Config:
     return Config(**{name: contents[name] for name in names})
 
 
-@dataclass
-class Learner:
-    """A policy, its parameters as one vector, Adam's moments, and the generator behind every choice of the policy."""
-
-    policy: ActorCritic
-    distribution: Distribution
-    parameters: nn.Parameter
-    moments: dict[str, Tensor]
-    generator: torch.Generator
-    device: torch.device
-
-    @torch.no_grad()
-    def step(self, config: Config, learning_rate: float) -> None:
-        """Average the gradient over the processes, limit its length, descend along it and clear it.
-
-        Adam (Kingma and Ba 2015, algorithm 1) is written out because torch.optim would import torch._dynamo at its
-        first use, for two seconds, and spend more on each call than this whole update takes.
-        """
-        gradient = self.parameters.grad
-        assert gradient is not None
-        _distributed.average_(gradient)
-        if config.max_grad_norm > 0:
-            gradient *= (config.max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0)
-        if config.optimizer == "sgd":
-            self.parameters.sub_(gradient, alpha=learning_rate)
-        else:
-            first, second, count = self.moments["first"], self.moments["second"], self.moments["count"]
-            beta_1, beta_2, epsilon = 0.9, 0.999, 1e-5
-            count += 1
-            first.lerp_(gradient, 1 - beta_1)
-            second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-            deviation = (second / (1 - beta_2 ** int(count))).sqrt_().add_(epsilon)
-            self.parameters.addcdiv_(first, deviation, value=-learning_rate / (1 - beta_1 ** int(count)))
-        gradient.zero_()
-
-
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
     """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
     try:
@@ -214,32 +179,16 @@ def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
         torch.manual_seed(config.seed)
         observation_size = math.prod(env.single_observation_space.shape or ())
         policy = ActorCritic(observation_size, distribution, config.preset, config.hidden_sizes).to(device)
-    parameters = flatten(policy)
-    moments = {"first": torch.zeros_like(parameters.data), "second": torch.zeros_like(parameters.data)}
-    moments["count"] = torch.zeros((), dtype=torch.int64)
-    return Learner(policy, distribution, parameters, moments, torch.Generator().manual_seed(seed), device)
-
-
-def flatten(module: nn.Module) -> nn.Parameter:
-    """Lay a module's parameters, and their gradients, end to end in one vector that they become views of.
-
-    One gradient norm, one optimiser step and one all-reduce then serve all of them: with small networks the calls cost
-    more than the arithmetic.
-    """
-    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in module.parameters()]))
-    flat.grad = torch.zeros_like(flat)
-    offset = 0
-    for parameter in module.parameters():
-        end = offset + parameter.numel()
-        parameter.grad = flat.grad[offset:end].view_as(parameter)
-        parameter.data = flat.data[offset:end].view_as(parameter)
-        offset = end
-    return flat
+    return Learner(policy, distribution, torch.Generator().manual_seed(seed), device)
 
 
 @dataclass
 class Rollout:
-    """Experience, time-major. `successors` [N, ...] follow the last step; `finals` are (step, environments, rows)."""
+    """Experience, time-major.
+
+    `successors` [N, size] are observed after the last step; `finals` are (step, environments, their last observations)
+    of cut episodes; `kept` [T, N] marks the steps to learn from.
+    """
 
     observations: Tensor
     actions: Tensor
@@ -248,11 +197,7 @@ class Rollout:
     truncated: Tensor
     successors: Tensor
     finals: list[tuple[int, np.ndarray, np.ndarray]]
-
-
-def to_rows(observations: np.ndarray) -> Tensor:
-    """Observations [N, ...] as float32 rows [N, size]."""
-    return torch.from_numpy(observations.reshape(len(observations), -1).astype(np.float32, copy=False))
+    kept: Tensor
 
 
 @torch.no_grad()
@@ -261,8 +206,8 @@ def collect(
 ) -> tuple[Rollout, np.ndarray]:
     """Act for `num_steps`, or until every environment has ended an episode; also return what is observed next."""
     distribution = learner.distribution
-    steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-    finals = []
+    steps: list[list[Tensor]] = []
+    finals: list[tuple[int, np.ndarray, np.ndarray]] = []
     unfinished = np.full(env.num_envs, whole_episodes)
     while unfinished.any() if whole_episodes else len(steps) < num_steps:
         step = len(steps)
@@ -271,27 +216,33 @@ def collect(
         rows = to_rows(observations)
         actions = distribution.sample(learner.policy.act(rows.to(learner.device)), noise[step % num_steps]).cpu()
         observations, rewards, terminated, truncated, infos = env.step(distribution.to_environment(actions.numpy()))
-        steps.append((rows, actions, *map(torch.from_numpy, (rewards, terminated, truncated))))
+        outcome = [torch.from_numpy(column) for column in (rewards, terminated, truncated)]
+        steps.append([rows, actions, *outcome])
         if truncated.any():
             (cut,) = truncated.nonzero()
             finals.append((step, cut, _environments.final_observations(env, infos, truncated)))
         if whole_episodes:
             unfinished &= ~(terminated | truncated)
-    columns = [torch.stack(column) for column in zip(*steps, strict=True)]
-    columns[2] = columns[2].float()
-    return Rollout(*columns, to_rows(observations), finals), observations
+    rows, actions, rewards, terminated, truncated = (torch.stack(column) for column in zip(*steps, strict=True))
+    kept = torch.ones_like(terminated)
+    if whole_episodes:
+        # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
+        ended = (terminated | truncated).int()
+        kept = ended.cumsum(0) - ended == 0
+    successors = to_rows(observations)
+    return Rollout(rows, actions, rewards.float(), terminated, truncated, successors, finals, kept), observations
 
 
 @dataclass
 class Batch:
     """Steps to learn from, in any order; `num_units` is what the policy loss is averaged over: steps or episodes."""
 
+    num_units: float
     observations: Tensor
     actions: Tensor
     log_probs: Tensor
     advantages: Tensor
     returns: Tensor
-    num_units: int
 
     def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
         """Cut into `minibatches` parts at random."""
@@ -300,7 +251,7 @@ class Batch:
         order = torch.randperm(len(self.returns), generator=generator).to(self.returns.device)
         columns = (self.observations, self.actions, self.log_probs, self.advantages, self.returns)
         parts = zip(*(column[order].chunk(minibatches) for column in columns), strict=True)
-        return [Batch(*part, len(part[-1]) * self.num_units // len(order) or 1) for part in parts]
+        return [Batch(self.num_units * len(part[-1]) / len(order), *part) for part in parts]
 
 
 @torch.no_grad()
@@ -321,8 +272,7 @@ def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
         advantages, returns = metafast.gae(
             rewards, values[:-1], next_values, *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
         )
-        kept = torch.ones_like(rollout.terminated)
-        num_units = kept.numel()
+        num_units = rewards.numel()
     else:
         # Without a baseline no value is trusted: a cut episode's return is what was seen of it (plain Monte Carlo).
         with_baseline = config.algorithm == "reinforce-baseline"
@@ -330,16 +280,13 @@ def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
             rewards, *ends, gamma=config.gamma, final_values=final_values if with_baseline else None
         )
         advantages = returns - values[:-1] if with_baseline else returns
-        # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
-        ended = (rollout.terminated | rollout.truncated).int()
-        kept = ended.cumsum(0) - ended == 0
-        num_units = kept.shape[1]
+        num_units = rewards.shape[1]
     if config.normalize_advantages:
-        chosen = advantages[kept]
+        chosen = advantages[rollout.kept]
         advantages = (advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
     columns = observations, actions, log_probs, advantages.to(learner.device), returns.to(learner.device)
-    kept = kept.to(learner.device)
-    return Batch(*(column[kept] for column in columns), num_units)
+    kept = rollout.kept.to(learner.device)
+    return Batch(num_units, *(column[kept] for column in columns))
 
 
 def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -371,72 +318,8 @@ def update(config: Config, learner: Learner, batch: Batch, learning_rate: float)
         for minibatch in batch.shuffled(config.minibatches, learner.generator):
             loss, parts = compute_loss(config, learner, minibatch)
             loss.backward()  # type: ignore[no-untyped-call]
-            learner.step(config, learning_rate)
+            learner.step(learning_rate, config.max_grad_norm, config.optimizer)
     return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
-
-
-def trace_gradients(config: Config, learner: Learner, observations: Tensor, actions: Tensor) -> Tensor:
-    """Each environment's gradient [N, parameters] of log pi(a|s) + 2 value_coef V(s).
-
-    With one lambda for actor and critic their traces are one trace; the factor 2 is that of the squared error's
-    gradient, so that value_coef means the same as in `compute_loss`.
-    """
-
-    def objective(parameters: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        outputs, value = functional_call(learner.policy, parameters, (observation,))
-        return learner.distribution.log_prob(outputs, action) + 2 * config.value_coef * value
-
-    parameters = {name: parameter.detach() for name, parameter in learner.policy.named_parameters()}
-    gradients = vmap(grad(objective), in_dims=(None, 0, 0))(parameters, observations, actions)
-    return torch.cat([gradient.flatten(1) for gradient in gradients.values()], 1)
-
-
-def trace_update(traces: Tensor, gradients: Tensor, decay: float, td_errors: Tensor, ended: Tensor) -> Tensor:
-    """Accumulate `traces` in place, z <- gamma lambda z + gradient, and return delta z [N, parameters].
-
-    The backward view: summed over an episode at fixed weights this equals the sum of (G^lambda - V(s)) gradient.
-    """
-    traces.mul_(decay).add_(gradients)
-    increments = td_errors[:, None] * traces
-    traces[ended] = 0.0
-    return increments
-
-
-def learn_online(
-    config: Config, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor, learning_rate: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`num_steps` of TD(lambda), an update after each; return rewards and ends [T, N], and what is observed next."""
-    history = []
-    noise = learner.distribution.noise((config.num_steps, env.num_envs), learner.generator).to(learner.device)
-    for step in range(config.num_steps):
-        rows = to_rows(observations).to(learner.device)
-        with torch.no_grad():
-            outputs, values = learner.policy(rows)
-            actions = learner.distribution.sample(outputs, noise[step])
-        gradients = trace_gradients(config, learner, rows, actions)
-        observations, rewards, terminated, truncated, infos = env.step(
-            learner.distribution.to_environment(actions.cpu().numpy())
-        )
-        ended = terminated | truncated
-        successors = to_rows(observations).clone()
-        if ended.any():
-            successors[torch.from_numpy(ended)] = to_rows(_environments.final_observations(env, infos, ended))
-        with torch.no_grad():
-            next_values = learner.policy(successors.to(learner.device))[1]
-        scaled = torch.from_numpy(rewards).float().to(learner.device) * config.reward_scale
-        alive = torch.from_numpy(~terminated).to(learner.device)
-        td_errors = scaled + config.gamma * next_values * alive - values
-        increments = trace_update(
-            traces, gradients, config.gamma * config.lam, td_errors, torch.from_numpy(ended).to(learner.device)
-        )
-        if config.entropy_coef:
-            entropy = learner.distribution.entropy(learner.policy(rows)[0]).mean()
-            (-config.entropy_coef * entropy).backward()  # type: ignore[no-untyped-call]
-        assert learner.parameters.grad is not None
-        learner.parameters.grad -= increments.mean(0)
-        learner.step(config, learning_rate)
-        history.append((rewards, ended))
-    return *map(np.stack, zip(*history, strict=True)), observations  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -478,14 +361,12 @@ def save(
 ) -> None:  # fmt: skip
     """Write a checkpoint from which `restore` continues exactly."""
     arrays = {
-        "parameters": learner.parameters.detach().cpu().numpy(),
-        "generator": learner.generator.get_state().numpy(),
         "observations": observations,
         "traces": traces.cpu().numpy(),
         "running_returns": episodes.running,
         "latest_returns": np.array(episodes.latest, dtype=np.float64),
+        **{f"learner.{name}": array for name, array in learner.get_state().items()},
     }
-    arrays |= {f"optimizer.{name}": moment.cpu().numpy() for name, moment in learner.moments.items()}
     if hasattr(env, "get_state"):
         arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
     directory.write_state(arrays, {**dataclasses.asdict(counters), "episodes": episodes.episodes})
@@ -497,28 +378,26 @@ def restore(
 ) -> tuple[np.ndarray, Counters]:
     """Put back what `save` wrote; return the observations to act on and the counters."""
     arrays, numbers = directory.read_state()
-    if arrays["traces"].shape != tuple(traces.shape) or arrays["parameters"].size != learner.parameters.numel():
+    if arrays["traces"].shape != tuple(traces.shape) or arrays["running_returns"].shape != (env.num_envs,):
         raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
-    with torch.no_grad():
-        learner.parameters.copy_(torch.from_numpy(arrays["parameters"]))
-        traces.copy_(torch.from_numpy(arrays["traces"]))
-    learner.generator.set_state(torch.from_numpy(arrays["generator"]))
-    for name, moment in learner.moments.items():
-        moment.copy_(torch.from_numpy(arrays[f"optimizer.{name}"]))
+    learner.set_state(select(arrays, "learner."))
+    traces.copy_(torch.from_numpy(arrays["traces"]))
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")
     counters = Counters(**numbers)
-    state = {
-        name.removeprefix("environment."): array for name, array in arrays.items() if name.startswith("environment.")
-    }
-    if state:
+    if state := select(arrays, "environment."):
         env.set_state(state)  # type: ignore[attr-defined]
         return arrays["observations"], counters
-    # gymnasium's own environments cannot be put back in the middle of an episode: new ones begin.
+    print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
     episodes.running[:] = 0.0
     traces.zero_()
     return env.reset(seed=derive_seeds(counters.iteration, directory.rank)[0])[0], counters
+
+
+def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: Counters) -> bool:
@@ -529,9 +408,7 @@ def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, c
     assert config.target_return is not None
     if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
         return False
-    env = _environments.make(
-        config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads
-    )
+    env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
     counters.evaluation_return = float(play(env, learner, seed + counters.iteration).mean())
     counters.next_evaluation = counters.iteration + 4
     return counters.evaluation_return >= config.target_return + config.target_margin
@@ -567,7 +444,9 @@ def train(config: Config) -> dict[str, Any]:
             if config.half_life is not None:
                 learning_rate *= 0.5 ** (counters.env_steps / config.half_life)
             if config.algorithm == "td-lambda":
-                rewards, ended, observations = learn_online(config, learner, env, observations, traces, learning_rate)
+                rewards, ended, observations = _traces.learn_online(
+                    config, learner, env, observations, traces, learning_rate
+                )
                 losses = {}
             else:
                 whole_episodes = config.algorithm in ("reinforce", "reinforce-baseline")
@@ -575,7 +454,8 @@ def train(config: Config) -> dict[str, Any]:
                     observations, _ = env.reset()
                 rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
                 losses = update(config, learner, make_batch(config, learner, rollout), learning_rate)
-                rewards, ended = rollout.rewards.numpy(), (rollout.terminated | rollout.truncated).numpy()
+                rewards = (rollout.rewards * rollout.kept).numpy()
+                ended = ((rollout.terminated | rollout.truncated) & rollout.kept).numpy()
             episodes.add(rewards, ended)
             counters.iteration += 1
             counters.env_steps += rewards.size * world_size
@@ -586,8 +466,9 @@ def train(config: Config) -> dict[str, Any]:
             display.update(counters.env_steps, episodes.mean, counters.env_steps / counters.seconds)
             if rank == 0 and config.target_return is not None and len(episodes.latest) == 100:
                 solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
-            solved, interrupted = _distributed.agree(solved, interruption.requested)
-            if time.perf_counter() - saved > config.checkpoint_seconds:
+            due = time.perf_counter() - saved > config.checkpoint_seconds
+            solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
+            if due:
                 save(directory, learner, env, observations, traces, episodes, counters)
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
@@ -614,7 +495,7 @@ def train(config: Config) -> dict[str, Any]:
 
 def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
     """Play `episodes` fresh episodes, each in an environment of its own, with the policy saved in `run_dir`."""
-    config = load_config(run_dir)
+    config = dataclasses.replace(load_config(run_dir), device="cpu")
     backend = backend or config.backend
     torch.set_num_threads(config.threads)
     env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
