@@ -1,9 +1,11 @@
 """Native kernels and thin trainers that make reinforcement learning and meta-learning code fast."""
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 try:
-    from metafast import _core
+    from metafast import _core  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "metafast's compiled module, metafast._core, could not be imported "
@@ -21,9 +23,12 @@ __all__ = ["__version__", "discounted_returns", "envs", "gae", "get_num_threads"
 
 
 def __getattr__(name: str) -> Any:
-    # gymnasium is imported with the environments, where they are used.
+    # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
     if name == "envs":
-        import importlib
-
         return importlib.import_module("metafast.envs")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# gymnasium.make_vec("metafast/...") needs the ids registered; where gymnasium is loaded that costs nothing.
+if "gymnasium" in sys.modules:
+    importlib.import_module("metafast.envs")

@@ -1,0 +1,192 @@
+// sin, cos, exp and tanh in plain branch-free C++, which the compiler vectorises in a loop over environments or
+// features (-O3 -fno-trapping-math; never -ffast-math) and which the CUDA kernels share.
+//
+//               valid for         outside                      maximum error (ulp): float   double
+//   vector_sin  |x| <= 2^20       NaN                                               X       X
+//   vector_cos  |x| <= 2^20       NaN                                               X       X
+//   vector_exp  every x           (inf, denormals and 0 as due)                     X       X
+//   vector_tanh every x           (+-1 as due)                                      X       X
+//
+// NaN gives NaN. vector_sin and vector_tanh keep the sign of zero. The bits may differ between the instruction-set
+// levels, since only some of them fuse a product with a sum.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.hpp"
+#include "common/vector_math_polynomials.hpp"
+
+namespace metafast {
+namespace vector_math {
+
+constexpr double kLargestAngle = 0x1p20;
+
+template <class Real>
+struct Format;
+
+template <>
+struct Format<float> {
+  using Bits = std::uint32_t;
+  static constexpr int mantissa_bits = 23;
+  static constexpr Bits exponent_bias = 127;
+  // Adding 1.5 * 2^mantissa_bits rounds to a whole number and leaves it in the low bits of the sum.
+  static constexpr float round_shift = 0x1.8p23f;
+  static constexpr Bits round_shift_bits = 0x4B400000u;
+  // The arguments from which exp is surely infinite and surely 0.
+  static constexpr float exp_infinite = 89.0f;
+  static constexpr float exp_zero = -104.0f;
+  // From here on tanh rounds to 1.
+  static constexpr float tanh_one = 9.5f;
+  // ln 2 in two parts: the first so short that its product with any exponent is exact.
+  static constexpr float ln2_high = 0x1.62e4p-1f;
+  static constexpr float ln2_low = 0x1.7f7d1cp-20f;
+};
+
+template <>
+struct Format<double> {
+  using Bits = std::uint64_t;
+  static constexpr int mantissa_bits = 52;
+  static constexpr Bits exponent_bias = 1023;
+  static constexpr double round_shift = 0x1.8p52;
+  static constexpr Bits round_shift_bits = 0x4338000000000000u;
+  static constexpr double exp_infinite = 710.0;
+  static constexpr double exp_zero = -746.0;
+  static constexpr double tanh_one = 19.5;
+  static constexpr double ln2_high = 0x1.62e42fefa38p-1;
+  static constexpr double ln2_low = 0x1.ef35793c7673p-45;
+};
+
+template <class To, class From>
+METAFAST_FORMULA To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// An angle as quadrant * pi/2 + r with |r| <= pi/4; of `quadrant` only the two lowest bits count.
+template <class Real>
+struct ReducedAngle {
+  Real r;
+  typename Format<Real>::Bits quadrant;
+};
+
+// Cody and Waite's reduction, Software Manual for the Elementary Functions (1980), chapter 8: pi/2 in parts of 33, 33
+// and 53 bits, so that the products of the first two with a quadrant of at most 20 bits are exact.
+METAFAST_FORMULA ReducedAngle<double> reduce_angle(double magnitude) {
+  using F = Format<double>;
+  const double shifted = magnitude * 0x1.45f306dc9c883p-1 + F::round_shift;
+  const double k = shifted - F::round_shift;
+  const double first = magnitude - k * 0x1.921fb544p+0;
+  const double second_product = k * 0x1.0b4611a6p-34;
+  const double second = first - second_product;
+  // What the last subtraction lost (Fast2Sum; where |first| is the smaller it lost nothing).
+  const double lost = (first - second) - second_product;
+  return {second + (lost - k * 0x1.3198a2e037073p-69), bit_cast<F::Bits>(shifted)};
+}
+
+// A float's angle is reduced in double precision, where the first two parts leave nothing to compensate.
+METAFAST_FORMULA ReducedAngle<float> reduce_angle(float magnitude) {
+  using F = Format<double>;
+  const double x = magnitude;
+  const double shifted = x * 0x1.45f306dc9c883p-1 + F::round_shift;
+  const double k = shifted - F::round_shift;
+  const double r = (x - k * 0x1.921fb544p+0) - k * 0x1.0b4611a6p-34;
+  return {static_cast<float>(r), static_cast<std::uint32_t>(bit_cast<F::Bits>(shifted))};
+}
+
+template <class Real>
+METAFAST_FORMULA void sincos_of_reduced(Real r, Real& sine, Real& cosine) {
+  const Real z = r * r;
+  sine = r + r * (z * sine_polynomial(z));
+  cosine = Real(1) + z * (Real(-0.5) + z * cosine_polynomial(z));
+}
+
+// exp as scale1 * scale2 * (1 + fraction): two factors, because 2^exponent alone may overflow or be denormal.
+template <class Real>
+struct ReducedExponential {
+  Real fraction;
+  Real scale1;
+  Real scale2;
+};
+
+template <class Real>
+METAFAST_FORMULA ReducedExponential<Real> reduce_exponential(Real x) {
+  using F = Format<Real>;
+  using Bits = typename F::Bits;
+  const Real shifted = x * Real(0x1.71547652b82fep+0) + F::round_shift;
+  const Real k = shifted - F::round_shift;
+  const Real r = (x - k * F::ln2_high) - k * F::ln2_low;
+  // Half of the exponent in each scale. The offset keeps the halves positive: unsigned shifts vectorise everywhere.
+  constexpr Bits offset = 2048;
+  const Bits exponent = bit_cast<Bits>(shifted) - (F::round_shift_bits - offset);
+  const Bits half = exponent >> 1;
+  constexpr Bits rebias = F::exponent_bias - offset / 2;
+  return {r + r * (r * exponential_polynomial(r)), bit_cast<Real>((half + rebias) << F::mantissa_bits),
+          bit_cast<Real>((exponent - half + rebias) << F::mantissa_bits)};
+}
+
+}  // namespace vector_math
+
+template <class Real>
+METAFAST_FORMULA void vector_sincos(Real x, Real& sine, Real& cosine) {
+  using namespace vector_math;
+  using Bits = typename Format<Real>::Bits;
+  constexpr int sign_position = sizeof(Real) * 8 - 1;
+  constexpr Bits sign_bit = Bits{1} << sign_position;
+  const Bits bits = bit_cast<Bits>(x);
+  Real magnitude = bit_cast<Real>(bits & ~sign_bit);
+  magnitude = magnitude <= Real(kLargestAngle) ? magnitude : Real(__builtin_nan(""));
+  const auto angle = reduce_angle(magnitude);
+  Real s, c;
+  sincos_of_reduced(angle.r, s, c);
+  // Odd quadrants exchange sine and cosine; the sine is negative in quadrants 2 and 3, the cosine in 1 and 2.
+  const bool exchange = (angle.quadrant & 1) != 0;
+  const Bits sine_sign = (angle.quadrant << (sign_position - 1)) ^ bits;
+  const Bits cosine_sign = (angle.quadrant + 1) << (sign_position - 1);
+  sine = bit_cast<Real>(bit_cast<Bits>(exchange ? c : s) ^ (sine_sign & sign_bit));
+  cosine = bit_cast<Real>(bit_cast<Bits>(exchange ? s : c) ^ (cosine_sign & sign_bit));
+}
+
+template <class Real>
+METAFAST_FORMULA Real vector_sin(Real x) {
+  Real sine, cosine;
+  vector_sincos(x, sine, cosine);
+  return sine;
+}
+
+template <class Real>
+METAFAST_FORMULA Real vector_cos(Real x) {
+  Real sine, cosine;
+  vector_sincos(x, sine, cosine);
+  return cosine;
+}
+
+template <class Real>
+METAFAST_FORMULA Real vector_exp(Real x) {
+  using namespace vector_math;
+  using F = Format<Real>;
+  x = x > F::exp_infinite ? F::exp_infinite : x;  // a NaN stays
+  x = x < F::exp_zero ? F::exp_zero : x;
+  const auto reduced = reduce_exponential(x);
+  return (Real(1) + reduced.fraction) * reduced.scale1 * reduced.scale2;
+}
+
+// expm1(2|x|) / (expm1(2|x|) + 2): small arguments keep their relative accuracy because exp's 1 is never added.
+template <class Real>
+METAFAST_FORMULA Real vector_tanh(Real x) {
+  using namespace vector_math;
+  using F = Format<Real>;
+  using Bits = typename F::Bits;
+  constexpr Bits sign_bit = Bits{1} << (sizeof(Real) * 8 - 1);
+  const Bits bits = bit_cast<Bits>(x);
+  Real magnitude = bit_cast<Real>(bits & ~sign_bit);
+  magnitude = magnitude > F::tanh_one ? F::tanh_one : magnitude;  // a NaN stays
+  const auto reduced = reduce_exponential(magnitude + magnitude);
+  const Real scale = reduced.scale1 * reduced.scale2;
+  const Real expm1 = scale * reduced.fraction + (scale - Real(1));
+  const Real tanh = expm1 / (expm1 + Real(2));
+  return bit_cast<Real>(bit_cast<Bits>(tanh) | (bits & sign_bit));
+}
+
+}  // namespace metafast

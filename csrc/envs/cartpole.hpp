@@ -1,0 +1,77 @@
+// CartPole-v1: a pole hinged to a cart that is pushed left or right with constant force.
+//
+// Barto, Sutton and Anderson (1983), integrated with explicit Euler steps in the operation order of gymnasium's
+// CartPoleEnv, so that each single step from the same state gives the same float32 observation.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.hpp"
+#include "common/vector_math.hpp"
+
+namespace metafast {
+
+struct CartPole {
+  static constexpr int kStateSize = 4;  // cart position, cart velocity, pole angle, pole angular velocity
+  static constexpr int kObservationSize = 4;
+  static constexpr int kResetUniforms = 4;
+  using Action = std::int32_t;  // 0 pushes left, 1 pushes right
+  static constexpr std::int32_t kNumActions = 2;
+
+  struct Parameters {
+    // Sutton and Barto's book pays -1 at the fall and 0 before; gymnasium's default pays 1 for every step.
+    double upright_reward;
+    double fallen_reward;
+  };
+
+  static constexpr double kGravity = 9.8;
+  static constexpr double kCartMass = 1.0;
+  static constexpr double kPoleMass = 0.1;
+  static constexpr double kTotalMass = kPoleMass + kCartMass;
+  static constexpr double kPoleHalfLength = 0.5;
+  static constexpr double kPoleMassLength = kPoleMass * kPoleHalfLength;
+  static constexpr double kForce = 10.0;
+  static constexpr double kTimeStep = 0.02;
+  static constexpr double kPositionLimit = 2.4;
+  static constexpr double kAngleLimit = 12 * 2 * 3.141592653589793 / 360;
+  static constexpr double kResetBound = 0.05;
+
+  METAFAST_FORMULA void reset(const Parameters&, const double (&uniforms)[kResetUniforms],
+                              double (&state)[kStateSize]) {
+    for (int i = 0; i < kStateSize; ++i) state[i] = -kResetBound + (kResetBound + kResetBound) * uniforms[i];
+  }
+
+  METAFAST_FORMULA void step(const Parameters& parameters, Action action, double (&state)[kStateSize],
+                             double& reward, bool& terminated) {
+    double& position = state[0];
+    double& velocity = state[1];
+    double& angle = state[2];
+    double& angular_velocity = state[3];
+
+    const double force = action == 1 ? kForce : -kForce;
+    double sine, cosine;
+    vector_sincos(angle, sine, cosine);
+    const double push = (force + kPoleMassLength * (angular_velocity * angular_velocity) * sine) / kTotalMass;
+    const double angular_acceleration =
+        (kGravity * sine - cosine * push) /
+        (kPoleHalfLength * (4.0 / 3.0 - kPoleMass * (cosine * cosine) / kTotalMass));
+    const double acceleration = push - kPoleMassLength * angular_acceleration * cosine / kTotalMass;
+
+    position = position + kTimeStep * velocity;
+    velocity = velocity + kTimeStep * acceleration;
+    angle = angle + kTimeStep * angular_velocity;
+    angular_velocity = angular_velocity + kTimeStep * angular_acceleration;
+
+    // Bitwise or: a short-circuit would be a branch, and the loop over environments would not vectorise.
+    terminated = (position < -kPositionLimit) | (position > kPositionLimit) | (angle < -kAngleLimit) |
+                 (angle > kAngleLimit);
+    reward = terminated ? parameters.fallen_reward : parameters.upright_reward;
+  }
+
+  METAFAST_FORMULA void observe(const Parameters&, const double (&state)[kStateSize],
+                                float (&observation)[kObservationSize]) {
+    for (int i = 0; i < kObservationSize; ++i) observation[i] = static_cast<float>(state[i]);
+  }
+};
+
+}  // namespace metafast

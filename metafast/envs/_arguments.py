@@ -1,0 +1,109 @@
+"""Checks what users give to a vector environment and turns it into the arrays that the core takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["check_actions", "check_reset_mask", "check_seeds", "check_state"]
+
+_SEED_LIMIT = 2**64
+
+
+def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArray[np.int64]:
+    """Return `actions` as the plain int64 array of shape (num_envs,) that the core reads, or raise ValueError."""
+    expected = f"actions must be {num_envs} integers in [0, {num_actions}) as an array of shape ({num_envs},)"
+    if isinstance(actions, np.ma.MaskedArray):
+        raise ValueError(f"{expected}, not a masked array: which action would a masked one be?")
+    try:
+        array = np.asarray(actions)
+    except Exception as error:
+        raise ValueError(f"{expected}; {type(actions).__name__} does not convert to an array: {error}") from error
+    if array.shape != (num_envs,) or array.dtype.kind not in "iu":
+        what = f"dtype {array.dtype} and shape {array.shape}"
+        raise ValueError(f"{expected}, but they are {'None' if actions is None else what}")
+    if not array.dtype.isnative:
+        raise ValueError(f"{expected} in native byte order, but their dtype is {array.dtype.str!r}")
+    outside = (array < 0) | (array >= num_actions)
+    if outside.any():
+        index = int(outside.argmax())
+        raise ValueError(
+            f"actions must lie in [0, {num_actions}), but actions[{index}] is {array[index]}; "
+            "no environment was stepped"
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_seeds(seed: object, num_envs: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """Return the seed of each environment, and which environments are given one."""
+    if seed is None:
+        each: list[object] = [None] * num_envs
+    elif isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        each = [int(seed) + index for index in range(num_envs)]
+    elif isinstance(seed, (list, tuple, np.ndarray)):
+        each = list(seed)
+    else:
+        raise TypeError(f"seed must be None, an int or a list of {num_envs} ints, not {seed!r}")
+    if len(each) != num_envs:
+        raise ValueError(f"seed must have one entry for each of the {num_envs} environments, but it has {len(each)}")
+    for value in each:
+        if value is not None and (isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))):
+            raise TypeError(f"seed must be made of ints and None, but it holds {value!r}")
+        if value is not None and not 0 <= value < _SEED_LIMIT:
+            raise ValueError(f"seed must lie in [0, 2**64) for every environment, but it holds {value}")
+    given = np.array([value is not None for value in each], dtype=np.bool_)
+    return np.array([0 if value is None else value for value in each], dtype=np.uint64), given
+
+
+def check_reset_mask(options: object, num_envs: int) -> npt.NDArray[np.bool_] | None:
+    """Return ``options["reset_mask"]``, or None where every environment is to be reset."""
+    if options is None:
+        return None
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, not {options!r}")
+    unknown = [key for key in options if key != "reset_mask"]
+    if unknown:
+        raise ValueError(f"options has the unknown key {unknown[0]!r}; the only one is 'reset_mask'")
+    if "reset_mask" not in options:
+        return None
+    mask: Any = options["reset_mask"]
+    if not isinstance(mask, np.ndarray) or isinstance(mask, np.ma.MaskedArray):
+        raise TypeError(f"options['reset_mask'] must be a numpy array, not {type(mask).__name__}")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"options['reset_mask'] must have dtype bool, not {mask.dtype}")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"options['reset_mask'] must have shape ({num_envs},), not {mask.shape}")
+    if not mask.any():
+        raise ValueError("options['reset_mask'] must hold at least one True")
+    return np.ascontiguousarray(mask)
+
+
+def check_state(
+    state: object, num_envs: int, state_size: int, max_episode_steps: int
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the arrays of a state dictionary as the core takes them."""
+    layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "state": (np.float64, (num_envs, state_size)),
+        "elapsed_steps": (np.int32, (num_envs,)),
+        "ended": (np.bool_, (num_envs,)),
+        "seeds": (np.uint64, (num_envs,)),
+        "episodes": (np.uint64, (num_envs,)),
+    }
+    if not isinstance(state, Mapping) or set(state) != set(layout):
+        raise ValueError(f"state must be a dict with the keys {', '.join(layout)}, as get_state returns it")
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for key, (dtype, shape) in layout.items():
+        array = state[key]
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.dtype != dtype:
+            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"state[{key!r}] must be a plain array of dtype {np.dtype(dtype)}, not {found}")
+        if array.shape != shape:
+            raise ValueError(f"state[{key!r}] must have shape {shape}, not {array.shape}")
+        arrays[key] = np.ascontiguousarray(array)
+    if not np.isfinite(state["state"]).all():
+        raise ValueError("state['state'] must be finite")
+    elapsed_steps = state["elapsed_steps"]
+    if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps).any():
+        raise ValueError(f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit")
+    return arrays

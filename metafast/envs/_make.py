@@ -1,0 +1,131 @@
+"""The function that makes a vector environment from its id."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from metafast.envs._catalogue import CATALOGUE
+from metafast.envs._vector_env import NativeVectorEnv
+
+__all__ = ["make_vec"]
+
+_AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    num_threads: int | None = None,
+    autoreset_mode: str | AutoresetMode = "next_step",
+    max_episode_steps: int | None = None,
+    exact: bool = False,
+    copy: bool = True,
+    **env_kwargs: Any,
+) -> NativeVectorEnv:
+    """Make a vector environment whose environments are stepped natively, all in one call.
+
+    Parameters
+    ----------
+    env_id : str
+        ``"CartPole-v1"``, with gymnasium's dynamics in float64: from the same state, each step gives the same float32
+        observation, reward and flags.
+    num_envs : int
+        The number of environments, N.
+    num_threads : int, optional
+        The most threads a step may use; `metafast.get_num_threads()` where it is None. Results do not depend on it.
+    autoreset_mode : {"next_step", "same_step", "disabled"} or gymnasium.vector.AutoresetMode
+        ``"next_step"``: the step after an episode's end ignores the action, resets, and gives reward 0 and flags
+        False. ``"same_step"``: the step that ends an episode returns the first observation of the next; the last one
+        is in ``infos["final_obs"]`` and `NativeVectorEnv.final_observations`. ``"disabled"``: the caller resets with
+        ``reset(options={"reset_mask": mask})``.
+    max_episode_steps : int, optional
+        The step at which an episode is truncated; gymnasium's limit for this id where it is None.
+    exact : bool
+        Bit for bit the trajectories and resets of gymnasium's ``SyncVectorEnv``. Not available for any environment
+        yet.
+    copy : bool
+        If False, `reset` and `step` return the same arrays every time, rewritten in place, which saves their
+        allocation: copy what must outlive the next call.
+    **env_kwargs
+        CartPole-v1: ``sutton_barto_reward`` (-1 for the step that ends in a fall and 0 for others, instead of 1 for
+        all); ``render_mode``, which can only be None.
+
+    Returns
+    -------
+    NativeVectorEnv
+        A `gymnasium.vector.VectorEnv`.
+
+    Raises
+    ------
+    ValueError
+        If the id is unknown, a number is out of its range, or the mode does not exist.
+    TypeError
+        If an argument is of the wrong type or the environment has no such keyword argument.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import metafast
+    >>> env = metafast.envs.make_vec("CartPole-v1", 4, autoreset_mode="same_step")
+    >>> observations, infos = env.reset(seed=7)
+    >>> observations.shape, observations.dtype
+    ((4, 4), dtype('float32'))
+    >>> observations, rewards, terminated, truncated, infos = env.step(np.array([0, 1, 1, 0]))
+    >>> rewards
+    array([1., 1., 1., 1.], dtype=float32)
+    >>> env.close()
+    """
+    definition = CATALOGUE.get(env_id) if isinstance(env_id, str) else None
+    if definition is None:
+        raise ValueError(f"env_id {env_id!r} is unknown; metafast has: {', '.join(sorted(CATALOGUE))}")
+    num_envs = _whole_number("num_envs", num_envs, 1, 2**40)
+    if num_threads is not None:
+        num_threads = _whole_number("num_threads", num_threads, 1, 1024)
+    if max_episode_steps is None:
+        max_episode_steps = definition.max_episode_steps
+    max_episode_steps = _whole_number("max_episode_steps", max_episode_steps, 1, 2**31 - 2)
+    for name, flag in (("exact", exact), ("copy", copy)):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"{name} must be a bool, not {flag!r}")
+    if exact:
+        raise ValueError(f"exact=True is not available for {env_id} yet; use gymnasium's SyncVectorEnv")
+    if env_kwargs.pop("render_mode", None) is not None:
+        raise ValueError(
+            f"render_mode must be None: metafast's {env_id} draws nothing; render with gymnasium.make({env_id!r})"
+        )
+    known = list(inspect.signature(definition.parameters).parameters)
+    for name in env_kwargs:
+        if name not in known:
+            raise TypeError(f"{env_id} has no argument {name!r}; it takes: {', '.join([*known, 'render_mode'])}")
+    return NativeVectorEnv(
+        definition,
+        num_envs,
+        num_threads=num_threads,
+        autoreset_mode=_autoreset_mode(autoreset_mode),
+        max_episode_steps=max_episode_steps,
+        copy=bool(copy),
+        env_kwargs=env_kwargs,
+    )
+
+
+def _whole_number(name: str, value: object, smallest: int, largest: int) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be between {smallest} and {largest}, not {value}")
+    return int(value)
+
+
+def _autoreset_mode(mode: object) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    if isinstance(mode, str) and mode in _AUTORESET_MODES:
+        return _AUTORESET_MODES[mode]
+    raise ValueError(f"autoreset_mode must be one of {', '.join(map(repr, _AUTORESET_MODES))}, not {mode!r}")

@@ -1,0 +1,283 @@
+"""Gymnasium's vector-environment interface over the native batch."""
+
+import copy as copy_module
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from metafast import _core
+from metafast.envs._arguments import check_actions, check_reset_mask, check_seeds, check_state
+from metafast.envs._catalogue import EnvironmentDefinition
+
+__all__ = ["NativeVectorEnv"]
+
+Observations = npt.NDArray[np.float32]
+Infos = dict[str, Any]
+StepOutcome = tuple[Observations, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_], Infos]
+
+_CORE_MODES = {
+    AutoresetMode.NEXT_STEP: "next_step",
+    AutoresetMode.SAME_STEP: "same_step",
+    AutoresetMode.DISABLED: "disabled",
+}
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise ClosedEnvironmentError("this vector environment is closed; make a new one with metafast.envs.make_vec")
+
+
+class _ClosedBatch:
+    """Stands where the batch was."""
+
+    __getattr__ = _refuse
+
+
+class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.NDArray[Any]]):
+    """N environments stepped natively; made by `metafast.envs.make_vec`.
+
+    Everything random comes from each environment's own 64-bit seed and episode number: environment i of a batch that
+    was reset with seed s is environment 0 of a batch reset with s + i, and the number of threads changes nothing.
+    One environment serves one thread at a time; an overlapping call from another raises RuntimeError.
+
+    Attributes
+    ----------
+    num_envs : int
+        N.
+    max_episode_steps : int
+        The step at which an episode is truncated.
+    autoreset_mode : gymnasium.vector.AutoresetMode
+        What follows the end of an episode; also in ``metadata["autoreset_mode"]``.
+    """
+
+    def __init__(
+        self,
+        definition: EnvironmentDefinition,
+        num_envs: int,
+        *,
+        num_threads: int | None,
+        autoreset_mode: AutoresetMode,
+        max_episode_steps: int,
+        copy: bool,
+        env_kwargs: dict[str, Any],
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_threads = num_threads
+        self.max_episode_steps = max_episode_steps
+        self.autoreset_mode = autoreset_mode
+        self.copy = copy
+        self.metadata = {
+            "render_modes": [],
+            "render_fps": definition.render_fps,
+            "autoreset_mode": autoreset_mode,
+        }
+        self.render_mode = None
+        self.single_observation_space = definition.observation_space()
+        self.single_action_space = definition.action_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.spec = copy_module.deepcopy(gymnasium.spec(f"metafast/{definition.env_id}"))
+        self.spec.max_episode_steps = max_episode_steps
+        self.spec.kwargs |= env_kwargs | {"num_envs": num_envs, "vectorization_mode": "vector_entry_point"}
+        self._num_actions = int(self.single_action_space.n)
+        self._core_arguments: dict[str, Any] = {
+            "kernels": definition.kernels,
+            "num_envs": num_envs,
+            "parameters": definition.parameters(**env_kwargs),
+            "num_actions": self._num_actions,
+            "autoreset_mode": _CORE_MODES[autoreset_mode],
+            "max_episode_steps": max_episode_steps,
+            "num_threads": num_threads or 0,
+            "copy": copy,
+        }
+        self._start()
+
+    def _start(self) -> None:
+        self._batch = _core.EnvBatch(**self._core_arguments)
+        # A bound method kept: at one environment the look-up would be a noticeable part of a step.
+        self._step: Callable[[object], Any] = self._batch.step
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observations, Infos]:
+        """Begin a new episode in every environment, or in those of a mask.
+
+        Parameters
+        ----------
+        seed : int or list of (int or None), optional
+            Environment i takes ``seed + i`` or ``seed[i]`` and starts that seed's stream anew. An environment that is
+            given none continues its stream; its first seed then comes from the operating system.
+        options : dict, optional
+            ``{"reset_mask": mask}``: reset only where the bool array `mask` [N] is True.
+
+        Returns
+        -------
+        observations : numpy.ndarray
+            float32 [N, observation size], of all environments.
+        infos : dict
+            Empty.
+
+        Raises
+        ------
+        ValueError
+            If a seed is negative or does not fit 64 bits, their number is not N, or the mask has the wrong shape or
+            no True.
+        TypeError
+            If the seed is not made of ints, or the mask is no numpy array of bools.
+        gymnasium.error.ResetNeeded
+            If there is a mask before the first full reset.
+        """
+        batch = self._batch
+        mask = check_reset_mask(options, self.num_envs)
+        first = not batch.was_reset
+        if first and mask is not None and not mask.all():
+            raise ResetNeeded("reset every environment once before options['reset_mask'] leaves some out")
+        if seed is None and not first:
+            return batch.reset(mask, None, None), {}
+        seeds, seeded = check_seeds(seed, self.num_envs)
+        if first:
+            unknown = ~seeded
+            seeds[unknown] = np.random.SeedSequence().generate_state(int(unknown.sum()), np.uint64)
+            seeded[:] = True
+        return batch.reset(mask, seeds, seeded), {}
+
+    def step(self, actions: Any) -> StepOutcome:
+        """Take one step in every environment.
+
+        Parameters
+        ----------
+        actions : numpy.ndarray, torch.Tensor or sequence of int
+            [N], any integer type; a contiguous int64 or int32 array is read as it is.
+
+        Returns
+        -------
+        observations : numpy.ndarray
+            float32 [N, observation size].
+        rewards : numpy.ndarray
+            float32 [N].
+        terminated, truncated : numpy.ndarray
+            bool [N].
+        infos : dict
+            In same_step mode, if an episode ended: ``final_obs``, ``_final_obs``, ``final_info``, ``_final_info`` as
+            in gymnasium's ``SyncVectorEnv``. Else empty.
+
+        Raises
+        ------
+        ValueError
+            If `actions` has the wrong shape or type or a value that is no action, or if with
+            ``autoreset_mode="disabled"`` an ended environment was not reset. No environment is then stepped.
+        gymnasium.error.ResetNeeded
+            If `reset` was never called.
+        gymnasium.error.ClosedEnvironmentError
+            If the environment is closed.
+        RuntimeError
+            If another thread is using the environment.
+        """
+        outcome = self._step(actions)
+        if outcome is None:
+            if not self._batch.was_reset:
+                raise ResetNeeded("call reset before step")
+            outcome = self._step(check_actions(actions, self.num_envs, self._num_actions))
+        return outcome  # type: ignore[no-any-return]
+
+    @property
+    def final_observations(self) -> Observations:
+        """Last observations of the episodes that the last step ended, float32 [N, observation size].
+
+        Only the rows where ``terminated | truncated`` was True mean anything. In same_step mode this is one array that
+        each step writes to: the dense form of ``infos["final_obs"]``, for trainers, at no cost.
+        """
+        return self._batch.final_observations
+
+    @property
+    def np_random_seed(self) -> Any:
+        """The seed of each environment, a tuple of N ints."""
+        return tuple(self.get_state()["seeds"].tolist())
+
+    def get_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all that the next steps depend on, copied.
+
+        Returns
+        -------
+        dict
+            ``state`` float64 [N, state size], ``elapsed_steps`` int32 [N], ``ended`` bool [N] (the episode is over and
+            the reset is still to come), ``seeds`` uint64 [N], ``episodes`` uint64 [N] (the number of the next one).
+
+        Raises
+        ------
+        gymnasium.error.ResetNeeded
+            If `reset` was never called.
+        """
+        if not self._batch.was_reset:
+            raise ResetNeeded("call reset before get_state")
+        return self._batch.get_state()
+
+    def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Continue from a state that `get_state` returned, here or in another environment of the same kind and size.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing or unknown, or an array has the wrong type, shape or range. The state is then unchanged.
+        """
+        state_size = self._batch.state_size
+        self._batch.set_state(**check_state(state, self.num_envs, state_size, self.max_episode_steps))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of each environment: one that all share N times, else one entry of an array [N, ...].
+
+        The environments' own are the keys of `get_state`, ``np_random_seed``, ``observation_space`` and
+        ``action_space``; other names are looked up in the vector environment.
+        """
+        if name in ("state", "elapsed_steps", "ended", "seeds", "episodes"):
+            return tuple(self.get_state()[name])
+        if name == "np_random_seed":
+            return tuple(self.np_random_seed)
+        shared = getattr(self, f"single_{name}" if name in ("observation_space", "action_space") else name)
+        return (shared,) * self.num_envs
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an entry of the state of each environment: `name` is one of `get_state`'s keys.
+
+        A list or tuple holds one value for each environment; any other value is given to all. A name that is not in
+        the state raises AttributeError: the native dynamics have no other attribute to change.
+        """
+        state = self.get_state()
+        if name not in state:
+            raise AttributeError(f"the environments have no attribute {name!r} to set; there are: {', '.join(state)}")
+        if isinstance(values, (list, tuple)) and len(values) != self.num_envs:
+            raise ValueError(f"values must have {self.num_envs} entries, one for each environment, not {len(values)}")
+        state[name][:] = values
+        self.set_state(state)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Return `get_attr` of `name`: the environments have no methods of their own.
+
+        A name that is a method raises AttributeError, since a method of the vector environment acts on all at once.
+        """
+        values = self.get_attr(name)
+        if callable(values[0]) or args or kwargs:
+            raise AttributeError(f"the environments have no method {name!r}; call it on the vector environment")
+        return values
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
+        self._batch = _ClosedBatch()  # type: ignore[assignment]
+        self._step = _refuse
+
+    def __getstate__(self) -> dict[str, Any]:
+        attributes = {name: value for name, value in self.__dict__.items() if name not in ("_batch", "_step")}
+        started = not self.closed and self._batch.was_reset
+        return {"attributes": attributes, "state": self.get_state() if started else None}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self.__dict__.update(pickled["attributes"])
+        if self.closed:
+            self.close_extras()
+            return
+        self._start()
+        if pickled["state"] is not None:
+            self.set_state(pickled["state"])
