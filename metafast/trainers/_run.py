@@ -80,7 +80,7 @@ class RunDirectory:
 
     def write_state(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
         """Save all that an exact continuation needs: arrays, and in the same file's header counters as JSON."""
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         _replace(self.state_path, safetensors.numpy.save(contiguous, {"counters": json.dumps(counters)}))
 
     def read_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -116,10 +116,11 @@ class Config:
 PER_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"num_envs": 8, "num_steps": 128, "epochs": 4, "minibatches": 4, "normalize_advantages": True,
             "max_grad_norm": 0.5},
-    "a2c": {"num_steps": 8, "learning_rate": 1e-3, "max_grad_norm": 0.5},
-    "reinforce": {"learning_rate": 3e-3},
-    "reinforce-baseline": {"learning_rate": 3e-3},
-    "td-lambda": {"num_envs": 8, "learning_rate": 1e-3, "lam": 0.9},
+    "a2c": {"num_steps": 8, "learning_rate": 5e-3, "lam": 0.9, "normalize_advantages": True, "value_coef": 0.1,
+            "max_grad_norm": 0.5},
+    "reinforce": {"num_envs": 16, "learning_rate": 1e-2},
+    "reinforce-baseline": {"num_envs": 16, "learning_rate": 1e-2},
+    "td-lambda": {"learning_rate": 1e-3, "lam": 0.8, "value_coef": 0.1},
 }  # fmt: skip
 PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
