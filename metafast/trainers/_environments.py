@@ -25,6 +25,7 @@ def make(
     """Make `num_envs` copies of an environment; `split` is for labelled data."""
     if env_id == breast_cancer.ENV_ID and backend == "native":
         return breast_cancer.make_vec(num_envs, split=split)
+    env: AnyVectorEnv
     try:
         if backend == "native":
             env = metafast.envs.make_vec(env_id, num_envs, num_threads=num_threads, autoreset_mode="same_step")

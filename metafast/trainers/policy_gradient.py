@@ -109,15 +109,14 @@ class Config:
             raise UsageError(f"seed must not be negative, not {self.seed}")
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate must be positive, not {self.learning_rate}")
-        # Batches come from JSON as lists.
+        # JSON gives a list.
         self.hidden_sizes = tuple(self.hidden_sizes)
 
 
 PER_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"num_envs": 8, "num_steps": 128, "epochs": 4, "minibatches": 4, "normalize_advantages": True,
             "max_grad_norm": 0.5},
-    "a2c": {"num_steps": 8, "learning_rate": 5e-3, "lam": 0.9, "normalize_advantages": True, "value_coef": 0.1,
-            "max_grad_norm": 0.5},
+    "a2c": {"num_envs": 16, "num_steps": 8, "learning_rate": 5e-3, "lam": 0.9, "max_grad_norm": 0.5},
     "reinforce": {"num_envs": 16, "learning_rate": 1e-2},
     "reinforce-baseline": {"num_envs": 16, "learning_rate": 1e-2},
     "td-lambda": {"learning_rate": 1e-3, "lam": 0.8, "value_coef": 0.1},
@@ -130,9 +129,13 @@ PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 32, "learning_rate": 6.4e-3, "lam": 0.8, "epochs": 2,
-                             "minibatches": 16, "clip": 0.3, "max_grad_norm": 1.0, "value_coef": 0.1},
+                             "minibatches": 16, "clip": 0.2, "max_grad_norm": 1.0, "value_coef": 0.1, "half_life": 40_000.0},
+    ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
+    ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
+    ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
+                             "total_steps": 200_000},
 }  # fmt: skip
-PER_PRESET: dict[str, dict[str, Any]] = {"torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
+PER_PRESET: dict[str, dict[str, Any]] = {"default": {}, "keras": {}, "torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
 
 
 def configure(env_id: str = "CartPole-v1", algorithm: str | None = None, **options: Any) -> Config:
@@ -140,22 +143,23 @@ def configure(env_id: str = "CartPole-v1", algorithm: str | None = None, **optio
     environment = PER_ENVIRONMENT.get(env_id, {})
     algorithm = algorithm or environment.get("algorithm", "ppo")
     chosen = PER_ALGORITHM[algorithm] | environment | PER_PAIR.get((env_id, algorithm), {})
-    chosen |= PER_PRESET.get(options.get("preset", "default"), {}) | options
+    chosen |= PER_PRESET[options.get("preset", "default")] | options
     return Config(**chosen | {"env_id": env_id, "algorithm": algorithm})
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """Read the command line; what decides the defaults is looked at first."""
+    """Read the command line; what decides the defaults is looked at first, and judged with the rest."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env-id", "--env_id", "--env", default="CartPole-v1")
-    first.add_argument("--algorithm", choices=list(PER_ALGORITHM))
-    first.add_argument("--preset", default="default")
-    first.add_argument("--resume")
+    first.add_argument("--env-id", "--env_id", "--env", nargs="?", default="CartPole-v1")
+    for name in ("--algorithm", "--preset", "--resume"):
+        first.add_argument(name, nargs="?")
     known, _ = first.parse_known_args(arguments)
-    if known.resume is None:
-        default = configure(known.env_id, known.algorithm, preset=known.preset)
-    else:
+    if known.resume is not None:
         default = load_config(known.resume)
+    else:
+        algorithm = known.algorithm if known.algorithm in PER_ALGORITHM else None
+        preset = known.preset if known.preset in PER_PRESET else "default"
+        default = configure(known.env_id or "CartPole-v1", algorithm, preset=preset)
     return tyro.cli(Config, args=list(arguments), default=default, prog=f"metafast train {NAME}")
 
 

@@ -60,7 +60,7 @@ def test_the_first_signal_is_a_request_and_the_second_acts_as_usual(number):
 
 
 def test_unreadable_run_directories_are_explained(tmp_path):
-    with pytest.raises(UsageError, match="no config.json"):
+    with pytest.raises(UsageError, match=r"no config\.json"):
         _run.read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match="cannot be read"):
