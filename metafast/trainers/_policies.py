@@ -69,8 +69,7 @@ class Bernoulli:
     action_dtype = torch.float32
 
     def __init__(self, space: gymnasium.spaces.Discrete | gymnasium.spaces.MultiBinary) -> None:
-        self.binary_choice = isinstance(space, gymnasium.spaces.Discrete)
-        self.num_outputs = 1 if self.binary_choice else int(np.prod(space.shape))
+        self.num_outputs = math.prod(space.shape or ())
         self.action_shape: tuple[int, ...] = (self.num_outputs,)
         self.space = space
 

@@ -129,7 +129,8 @@ PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 32, "learning_rate": 6.4e-3, "lam": 0.8, "epochs": 2,
-                             "minibatches": 16, "clip": 0.2, "max_grad_norm": 1.0, "value_coef": 0.1, "half_life": 40_000.0},
+                             "minibatches": 16, "clip": 0.2, "max_grad_norm": 1.0, "value_coef": 0.1,
+                             "half_life": 40_000.0},
     ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
     ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,

@@ -22,7 +22,7 @@ def problem():
 
 def make(problem, num_envs, **options):
     env = LabelledDataVectorEnv(*problem, num_envs, shuffle=False)
-    config = pg.configure("CartPole-v1", hidden_sizes=(), **options)
+    config = pg.configure("CartPole-v1", hidden_sizes=(), reward_scale=1.0, **options)
     learner = pg.make_learner(config, env, seed=3)
     with torch.no_grad():
         learner.parameters.copy_(torch.randn(len(learner.parameters), generator=torch.Generator().manual_seed(5)))
