@@ -1,11 +1,10 @@
 """Native kernels and thin trainers that make reinforcement learning and meta-learning code fast."""
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 try:
-    from metafast import _core  # noqa: F401
+    from metafast._core import __version__, get_num_threads, isa, set_num_threads
 except ImportError as error:
     raise ImportError(
         "metafast's compiled module, metafast._core, could not be imported "
@@ -13,7 +12,7 @@ except ImportError as error:
         "holds metafast's pyproject.toml; a C++17 compiler is all it needs."
     ) from error
 
-from metafast._core import __version__, get_num_threads, isa, set_num_threads
+from metafast._gymnasium_hook import register_with_gymnasium
 from metafast.returns import discounted_returns, gae
 
 if TYPE_CHECKING:
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "discounted_returns", "envs", "gae", "get_num_threads", "isa", "set_num_threads"]
 
+# Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
+_LAZY_ROOMS = ("envs",)
+
 
 def __getattr__(name: str) -> Any:
-    # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
-    if name == "envs":
-        return importlib.import_module("metafast.envs")
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"metafast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# gymnasium.make_vec("metafast/...") needs the ids registered; where gymnasium is loaded that costs nothing.
-if "gymnasium" in sys.modules:
-    importlib.import_module("metafast.envs")
+register_with_gymnasium()

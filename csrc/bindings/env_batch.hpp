@@ -87,6 +87,7 @@ class EnvBatch {
 
   py::dtype float_type_{py::dtype::of<float>()};
   py::dtype bool_type_{py::dtype::of<bool>()};
+  py::dtype object_type_{"O"};
   py::array final_observations_;
   Arrays kept_;  // what copy=False returns every time
 };

@@ -3,7 +3,6 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/interrupt.hpp"
-#include "common/scheduler.hpp"
 #include "returns/estimators.hpp"
 
 namespace metafast {
@@ -41,12 +40,7 @@ void run(void (*kernel)(const Arguments&, std::int64_t, bool), const Arguments& 
     for (std::int64_t slice = 0; slice < num_slices; ++slice) solve(slice);
     return;
   }
-  bool completed = false;
-  {
-    py::gil_scoped_release released;
-    completed = for_each_slice(num_slices, solve, elements < kElementsWorthThreads ? 1 : 0, &python_interrupted);
-  }
-  if (!completed) throw py::error_already_set();
+  for_each_slice_interruptibly(num_slices, solve, elements < kElementsWorthThreads ? 1 : 0);
 }
 
 bool given(py::handle value) { return !value.is_none(); }

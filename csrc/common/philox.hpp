@@ -12,7 +12,9 @@ namespace metafast {
 METAFAST_FORMULA void philox4x32(const std::uint32_t counter[4], const std::uint32_t key[2], std::uint32_t out[4]) {
   std::uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
   std::uint32_t k0 = key[0], k1 = key[1];
-#if defined(__GNUC__) && !defined(__CUDA_ARCH__)
+#if defined(__CUDACC__)
+#pragma unroll
+#else
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
@@ -31,7 +33,7 @@ METAFAST_FORMULA void philox4x32(const std::uint32_t counter[4], const std::uint
   out[3] = c3;
 }
 
-// Uniform on [0, 1): all multiples of 2^-53, made of the upper 53 of the 64 bits.
+// Uniform on [0, 1), a multiple of 2^-53: the upper 27 bits of `high` and, below them, the upper 26 of `low`.
 METAFAST_FORMULA double uniform_double(std::uint32_t high, std::uint32_t low) {
   // Both halves fit a signed 32-bit integer, the only one that every level converts to double in vectors.
   const auto upper27 = static_cast<std::int32_t>(high >> 5);

@@ -8,8 +8,9 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
+#include <initializer_list>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace metafast {
@@ -32,6 +33,16 @@ inline void pause_core() noexcept {
 #endif
 }
 
+// A thread of the batch class has its full share of time, but on waking never drives another off its core: neither
+// the caller that wakes it nor a busy neighbour. Where every core is taken, the caller then just does all the work,
+// instead of waiting for a helper that was driven off again in the middle of a slice.
+void yield_to_others() noexcept {
+#if defined(__linux__)
+  const sched_param priority{};
+  if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &priority);
+#endif
+}
+
 // Polls `ready` for at most `patience`; the clock is read once every few dozen polls.
 template <class Ready>
 bool watch(Ready&& ready, Clock::duration patience) {
@@ -45,36 +56,78 @@ bool watch(Ready&& ready, Clock::duration patience) {
   return false;
 }
 
+// True in a thread that is running a slice: a call made from there would wait for threads that wait for it.
+thread_local bool t_inside_slice = false;
+
+constexpr int kMaxShares = 16;
+
+// A contiguous run of slices that one thread claims from first.
+struct alignas(64) Share {
+  std::atomic<std::int64_t> next_slice{0};
+  std::int64_t end = 0;
+};
+
+// Lives on the stack of the caller, which leaves only when `helpers` is 0 and nobody can join any more.
+//
+// The slices are dealt out in one share per thread, and a thread that has emptied its own goes on to the others'. In a
+// loop of equal calls a thread thus meets the slices it had before, whose memory is still in its core's cache.
 struct Job {
   SliceFunction function;
   void* context;
-  std::int64_t num_slices;
-  int seats;  // helpers that may still join; guarded by Pool::mutex
-  std::atomic<std::int64_t> next_slice{0};
+  int num_shares;
+  int seats = 0;  // helpers that may still join; guarded by Pool::mutex_
+  std::atomic<int> helpers{0};
+  Share shares[kMaxShares];
+
+  Job(SliceFunction function, void* context, std::int64_t num_slices, int num_threads)
+      : function(function), context(context), num_shares(std::min(num_threads, kMaxShares)) {
+    for (int i = 0; i < num_shares; ++i) {
+      shares[i].next_slice.store(num_slices * i / num_shares, std::memory_order_relaxed);
+      shares[i].end = num_slices * (i + 1) / num_shares;
+    }
+  }
+
+  // Claims a slice, from share `home` first; -1 where none is left.
+  std::int64_t claim(int home) {
+    for (int i = 0; i < num_shares; ++i) {
+      Share& share = shares[(home + i) % num_shares];
+      if (share.next_slice.load(std::memory_order_relaxed) >= share.end) continue;
+      const std::int64_t slice = share.next_slice.fetch_add(1, std::memory_order_relaxed);
+      if (slice < share.end) return slice;
+    }
+    return -1;
+  }
+
+  void cancel() {
+    for (int i = 0; i < num_shares; ++i) shares[i].next_slice.store(shares[i].end, std::memory_order_relaxed);
+  }
 
   // Claims and runs slices until none is left.
-  void work() {
-    for (;;) {
-      const std::int64_t slice = next_slice.fetch_add(1, std::memory_order_relaxed);
-      if (slice >= num_slices) return;
-      function(context, slice);
-    }
+  void work(int home) {
+    for (std::int64_t slice = claim(home); slice >= 0; slice = claim(home)) function(context, slice);
   }
 
   // The same for the caller, which also looks out for an interrupt. Returns false where there was one.
   bool work(InterruptCheck interrupted) {
     auto next_check = Clock::now() + kInterruptPeriod;
-    for (;;) {
-      const std::int64_t slice = next_slice.fetch_add(1, std::memory_order_relaxed);
-      if (slice >= num_slices) return true;
+    for (std::int64_t slice = claim(0); slice >= 0; slice = claim(0)) {
       function(context, slice);
       if (Clock::now() < next_check) continue;
       if (interrupted()) {
-        next_slice.store(num_slices, std::memory_order_relaxed);
+        cancel();
         return false;
       }
       next_check = Clock::now() + kInterruptPeriod;
     }
+    return true;
+  }
+
+  bool work_as_caller(InterruptCheck interrupted) {
+    const bool outer = t_inside_slice;
+    t_inside_slice = true;
+    const bool completed = interrupted != nullptr ? work(interrupted) : (work(0), true);
+    t_inside_slice = outer;
+    return completed;
   }
 };
 
@@ -82,6 +135,7 @@ class Pool {
  public:
   // Returns true where a job was run (its outcome in `completed`), false where the pool is serving somebody else.
   bool try_run(Job& job, int num_threads, InterruptCheck interrupted, bool& completed) {
+    int to_wake;
     {
       std::lock_guard<std::mutex> lock(mutex_);  // nobody holds it for longer than a few instructions
       if (job_ != nullptr) return false;
@@ -89,18 +143,20 @@ class Pool {
       }
       job.seats = num_threads - 1;
       job_ = &job;
-      generation_.fetch_add(1, std::memory_order_release);
-      if (sleepers_ > 0) wake_.notify_all();
+      generation_.fetch_add(1, std::memory_order_relaxed);
+      to_wake = std::min(sleepers_, job.seats);
     }
-    completed = interrupted ? job.work(interrupted) : (job.work(), true);
+    // Outside the lock, so that those who wake do not at once wait for it.
+    for (int i = 0; i < to_wake; ++i) wake_.notify_one();
+    completed = job.work_as_caller(interrupted);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      job_ = nullptr;  // nobody joins any more
+      job_ = nullptr;  // nobody joins any more, and the pool is free for the next caller
     }
-    const auto idle = [this] { return active_.load(std::memory_order_acquire) == 0; };
-    if (!idle() && !watch(idle, kCallerPatience)) {
+    const auto done = [&job] { return job.helpers.load(std::memory_order_acquire) == 0; };
+    if (!done() && !watch(done, kCallerPatience)) {
       std::unique_lock<std::mutex> lock(mutex_);
-      finished_.wait(lock, idle);
+      finished_.wait(lock, done);
     }
     return true;
   }
@@ -108,52 +164,61 @@ class Pool {
  private:
   // Returns false where the system has no thread to give; the work then goes on with those there are.
   bool start_worker() {
-    // Signals, Ctrl-C among them, belong to the threads of the program.
-    sigset_t all, previous;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &previous);
+    // Signals, Ctrl-C among them, belong to the threads of the program; faults stay with the thread that makes them.
+    sigset_t blocked, previous;
+    sigfillset(&blocked);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&blocked, fault);
+    pthread_sigmask(SIG_SETMASK, &blocked, &previous);
     bool started = true;
     try {
-      std::thread([this] { serve(); }).detach();
+      std::thread([this, home = num_workers_ + 1] { serve(home); }).detach();
       ++num_workers_;
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
       started = false;
     }
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     return started;
   }
 
-  void serve() {
+  void serve(int home) {
+    t_inside_slice = true;
+    yield_to_others();
     std::uint64_t seen = 0;
     for (;;) {
-      watch([&] { return generation_.load(std::memory_order_acquire) != seen; }, kWorkerPatience);
-      Job* job = nullptr;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        if (generation_.load(std::memory_order_relaxed) == seen) {
-          ++sleepers_;
-          wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
-          --sleepers_;
-        }
-        seen = generation_.load(std::memory_order_relaxed);
-        if (job_ != nullptr && job_->seats > 0) {
-          --job_->seats;
-          job = job_;
-          active_.fetch_add(1, std::memory_order_relaxed);
-        }
+      watch([&] { return generation_.load(std::memory_order_relaxed) != seen; }, kWorkerPatience);
+      if (Job* job = join(seen)) {
+        job->work(home);
+        leave(*job);
       }
-      if (job == nullptr) continue;
-      job->work();
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (active_.fetch_sub(1, std::memory_order_release) == 1) finished_.notify_one();
     }
+  }
+
+  // Sleeps until there has been a job since `seen`, then takes a seat in it, or returns null where it is over or full.
+  Job* join(std::uint64_t& seen) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const auto called = [&] { return generation_.load(std::memory_order_relaxed) != seen; };
+    if (!called()) {
+      ++sleepers_;
+      wake_.wait(lock, called);
+      --sleepers_;
+    }
+    seen = generation_.load(std::memory_order_relaxed);
+    if (job_ == nullptr || job_->seats == 0) return nullptr;
+    --job_->seats;
+    job_->helpers.fetch_add(1, std::memory_order_relaxed);
+    return job_;
+  }
+
+  void leave(Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // From here on the job may be gone. Several callers may be waiting, each for its own helpers: wake them all.
+    if (job.helpers.fetch_sub(1, std::memory_order_release) == 1) finished_.notify_all();
   }
 
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable finished_;
-  std::atomic<std::uint64_t> generation_{0};
-  std::atomic<int> active_{0};
+  std::atomic<std::uint64_t> generation_{0};  // changed under mutex_, watched without it
   Job* job_ = nullptr;
   int sleepers_ = 0;
   int num_workers_ = 0;
@@ -162,9 +227,9 @@ class Pool {
 int default_num_threads() {
 #if defined(__linux__)
   cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return std::clamp(CPU_COUNT(&allowed), 1, kMaxNumThreads);
 #endif
-  return std::max(1u, std::thread::hardware_concurrency());
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxNumThreads);
 }
 
 std::atomic<int> g_num_threads{default_num_threads()};
@@ -198,12 +263,10 @@ bool run_slices(SliceFunction function, void* context, std::int64_t num_slices, 
   int num_threads = get_num_threads();
   if (max_threads > 0) num_threads = std::min(num_threads, max_threads);
   num_threads = static_cast<int>(std::min<std::int64_t>(num_threads, num_slices));
-  Job job{function, context, num_slices, 0};
+  Job job(function, context, num_slices, num_threads);
   bool completed = true;
-  if (num_threads > 1 && pool().try_run(job, num_threads, interrupted, completed)) return completed;
-  if (interrupted) return job.work(interrupted);
-  job.work();
-  return true;
+  if (num_threads > 1 && !t_inside_slice && pool().try_run(job, num_threads, interrupted, completed)) return completed;
+  return job.work_as_caller(interrupted);
 }
 
 }  // namespace metafast

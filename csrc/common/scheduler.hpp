@@ -1,8 +1,8 @@
 // The slice scheduler: one process-wide pool of threads that share out numbered slices of a piece of work.
 //
 // The caller cuts its work into slices by size alone, never by the number of threads, so a result has the same bits
-// for any thread count. Every thread, the caller included, claims the next unclaimed slice until none is left. The
-// caller waits only for slices that another thread has begun: a helper that never gets a core (because another
+// for any thread count. Every thread, the caller included, claims unclaimed slices, its own share of them first, until
+// none is left. The caller waits only for slices that another thread has begun: a helper that never gets a core (because another
 // process, or the spinning worker of another library, holds it) costs nothing.
 #pragma once
 
@@ -10,6 +10,7 @@
 
 namespace metafast {
 
+// May not throw: there is nobody to catch it in another thread.
 using SliceFunction = void (*)(void* context, std::int64_t slice);
 
 // Called by the caller's thread between its slices, a few times a second; returns true to give up the rest.

@@ -1,14 +1,15 @@
 // sin, cos, exp and tanh in plain branch-free C++, which the compiler vectorises in a loop over environments or
 // features (-O3 -fno-trapping-math; never -ffast-math) and which the CUDA kernels share.
 //
-//               valid for         outside                      maximum error (ulp): float   double
-//   vector_sin  |x| <= 2^20       NaN                                               X       X
-//   vector_cos  |x| <= 2^20       NaN                                               X       X
-//   vector_exp  every x           (inf, denormals and 0 as due)                     X       X
-//   vector_tanh every x           (+-1 as due)                                      X       X
+//               valid for      outside                          maximum error, float and double
+//   vector_sin  |x| <= 2^20    NaN                              1.5 ulp (1.2 where products and sums fuse)
+//   vector_cos  |x| <= 2^20    NaN                              1.5 ulp (1.2)
+//   vector_exp  every x        infinity, denormals, 0 as due    1.1 ulp
+//   vector_tanh every x        +-1 as due                       1.4 ulp
 //
-// NaN gives NaN. vector_sin and vector_tanh keep the sign of zero. The bits may differ between the instruction-set
-// levels, since only some of them fuse a product with a sum.
+// The float errors are those of all 2^32 arguments; the double ones of millions, the doubles nearest to every multiple
+// of pi/2 among them (tests/common/test_vector_math.py). NaN gives NaN. sin and tanh are odd to the bit, the sign of
+// zero included. The bits may differ between instruction-set levels, since not all of them fuse.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,6 @@ struct Format<float> {
   static constexpr Bits exponent_bias = 127;
   // Adding 1.5 * 2^mantissa_bits rounds to a whole number and leaves it in the low bits of the sum.
   static constexpr float round_shift = 0x1.8p23f;
-  static constexpr Bits round_shift_bits = 0x4B400000u;
   // The arguments from which exp is surely infinite and surely 0.
   static constexpr float exp_infinite = 89.0f;
   static constexpr float exp_zero = -104.0f;
@@ -48,7 +48,6 @@ struct Format<double> {
   static constexpr int mantissa_bits = 52;
   static constexpr Bits exponent_bias = 1023;
   static constexpr double round_shift = 0x1.8p52;
-  static constexpr Bits round_shift_bits = 0x4338000000000000u;
   static constexpr double exp_infinite = 710.0;
   static constexpr double exp_zero = -746.0;
   static constexpr double tanh_one = 19.5;
@@ -64,10 +63,12 @@ METAFAST_FORMULA To bit_cast(From from) {
   return to;
 }
 
-// An angle as quadrant * pi/2 + r with |r| <= pi/4; of `quadrant` only the two lowest bits count.
+// An angle as quadrant * pi/2 + r + rest with |r| <= pi/4, where `rest` is what rounding took from r; of `quadrant`
+// only the two lowest bits count.
 template <class Real>
 struct ReducedAngle {
   Real r;
+  Real rest;
   typename Format<Real>::Bits quadrant;
 };
 
@@ -82,7 +83,9 @@ METAFAST_FORMULA ReducedAngle<double> reduce_angle(double magnitude) {
   const double second = first - second_product;
   // What the last subtraction lost (Fast2Sum; where |first| is the smaller it lost nothing).
   const double lost = (first - second) - second_product;
-  return {second + (lost - k * 0x1.3198a2e037073p-69), bit_cast<F::Bits>(shifted)};
+  const double third = lost - k * 0x1.3198a2e037073p-69;
+  const double r = second + third;
+  return {r, (second - r) + third, bit_cast<F::Bits>(shifted)};
 }
 
 // A float's angle is reduced in double precision, where the first two parts leave nothing to compensate.
@@ -92,38 +95,38 @@ METAFAST_FORMULA ReducedAngle<float> reduce_angle(float magnitude) {
   const double shifted = x * 0x1.45f306dc9c883p-1 + F::round_shift;
   const double k = shifted - F::round_shift;
   const double r = (x - k * 0x1.921fb544p+0) - k * 0x1.0b4611a6p-34;
-  return {static_cast<float>(r), static_cast<std::uint32_t>(bit_cast<F::Bits>(shifted))};
+  const float rounded = static_cast<float>(r);
+  return {rounded, static_cast<float>(r - rounded), static_cast<std::uint32_t>(bit_cast<F::Bits>(shifted))};
 }
 
 template <class Real>
-METAFAST_FORMULA void sincos_of_reduced(Real r, Real& sine, Real& cosine) {
+METAFAST_FORMULA void sincos_of_reduced(Real r, Real rest, Real& sine, Real& cosine) {
   const Real z = r * r;
-  sine = r + r * (z * sine_polynomial(z));
+  sine = r + (rest + r * (z * sine_polynomial(z)));
   cosine = Real(1) + z * (Real(-0.5) + z * cosine_polynomial(z));
 }
 
-// exp as scale1 * scale2 * (1 + fraction): two factors, because 2^exponent alone may overflow or be denormal.
+// exp(x) as 2^exponent * (1 + fraction). `exponent` wraps round where it is negative.
 template <class Real>
 struct ReducedExponential {
   Real fraction;
-  Real scale1;
-  Real scale2;
+  typename Format<Real>::Bits exponent;
 };
 
 template <class Real>
 METAFAST_FORMULA ReducedExponential<Real> reduce_exponential(Real x) {
   using F = Format<Real>;
-  using Bits = typename F::Bits;
   const Real shifted = x * Real(0x1.71547652b82fep+0) + F::round_shift;
   const Real k = shifted - F::round_shift;
   const Real r = (x - k * F::ln2_high) - k * F::ln2_low;
-  // Half of the exponent in each scale. The offset keeps the halves positive: unsigned shifts vectorise everywhere.
-  constexpr Bits offset = 2048;
-  const Bits exponent = bit_cast<Bits>(shifted) - (F::round_shift_bits - offset);
-  const Bits half = exponent >> 1;
-  constexpr Bits rebias = F::exponent_bias - offset / 2;
-  return {r + r * (r * exponential_polynomial(r)), bit_cast<Real>((half + rebias) << F::mantissa_bits),
-          bit_cast<Real>((exponent - half + rebias) << F::mantissa_bits)};
+  return {r + r * (r * exponential_polynomial(r)),
+          bit_cast<typename F::Bits>(shifted) - bit_cast<typename F::Bits>(F::round_shift)};
+}
+
+// 2^exponent, for exponents of normal numbers only.
+template <class Real>
+METAFAST_FORMULA Real power_of_two(typename Format<Real>::Bits exponent) {
+  return bit_cast<Real>((exponent + Format<Real>::exponent_bias) << Format<Real>::mantissa_bits);
 }
 
 }  // namespace vector_math
@@ -139,7 +142,7 @@ METAFAST_FORMULA void vector_sincos(Real x, Real& sine, Real& cosine) {
   magnitude = magnitude <= Real(kLargestAngle) ? magnitude : Real(__builtin_nan(""));
   const auto angle = reduce_angle(magnitude);
   Real s, c;
-  sincos_of_reduced(angle.r, s, c);
+  sincos_of_reduced(angle.r, angle.rest, s, c);
   // Odd quadrants exchange sine and cosine; the sine is negative in quadrants 2 and 3, the cosine in 1 and 2.
   const bool exchange = (angle.quadrant & 1) != 0;
   const Bits sine_sign = (angle.quadrant << (sign_position - 1)) ^ bits;
@@ -166,13 +169,19 @@ template <class Real>
 METAFAST_FORMULA Real vector_exp(Real x) {
   using namespace vector_math;
   using F = Format<Real>;
+  using Bits = typename F::Bits;
   x = x > F::exp_infinite ? F::exp_infinite : x;  // a NaN stays
   x = x < F::exp_zero ? F::exp_zero : x;
   const auto reduced = reduce_exponential(x);
-  return (Real(1) + reduced.fraction) * reduced.scale1 * reduced.scale2;
+  // In two factors, because 2^exponent alone may overflow or be denormal. The offset makes the exponent positive:
+  // unsigned shifts vectorise at every level.
+  constexpr Bits offset = 2048;
+  const Bits half = ((reduced.exponent + offset) >> 1) - offset / 2;
+  const Real mantissa = Real(1) + reduced.fraction;
+  return mantissa * power_of_two<Real>(half) * power_of_two<Real>(reduced.exponent - half);
 }
 
-// expm1(2|x|) / (expm1(2|x|) + 2): small arguments keep their relative accuracy because exp's 1 is never added.
+// x + x^3 P(x^2) / Q(x^2) for small arguments, 1 - 2 / (exp(2x) + 1) for large ones, with one division for both.
 template <class Real>
 METAFAST_FORMULA Real vector_tanh(Real x) {
   using namespace vector_math;
@@ -182,10 +191,13 @@ METAFAST_FORMULA Real vector_tanh(Real x) {
   const Bits bits = bit_cast<Bits>(x);
   Real magnitude = bit_cast<Real>(bits & ~sign_bit);
   magnitude = magnitude > F::tanh_one ? F::tanh_one : magnitude;  // a NaN stays
+  const Real z = magnitude * magnitude;
   const auto reduced = reduce_exponential(magnitude + magnitude);
-  const Real scale = reduced.scale1 * reduced.scale2;
-  const Real expm1 = scale * reduced.fraction + (scale - Real(1));
-  const Real tanh = expm1 / (expm1 + Real(2));
+  const Real scale = power_of_two<Real>(reduced.exponent);
+  const bool small = magnitude < Real(0.5625);
+  const Real numerator = small ? magnitude * (z * tanh_numerator(z)) : Real(-2);
+  const Real denominator = small ? tanh_denominator(z) : scale * reduced.fraction + (scale + Real(1));
+  const Real tanh = (small ? magnitude : Real(1)) + numerator / denominator;
   return bit_cast<Real>(bit_cast<Bits>(tanh) | (bits & sign_bit));
 }
 

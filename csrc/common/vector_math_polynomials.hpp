@@ -35,25 +35,37 @@ METAFAST_FORMULA double cosine_polynomial(double z) {
   return 0x1.555555555554cp-5 + z * p;
 }
 
-// (exp(r) - 1 - r) / r^2 with |r| <= ln(2)/2. 2^-25.9, relative to expm1
+// (exp(r) - 1 - r) / r^2 with |r| <= ln(2)/2. 2^-27.7
 METAFAST_FORMULA float exponential_polynomial(float r) {
-  float p = 0x1.1227fep-7f + r * 0x1.6d990ep-10f;
-  p = 0x1.555486p-5f + r * p;
-  p = 0x1.5554b0p-3f + r * p;
+  float p = 0x1.123b54p-7f + r * 0x1.6db41ap-10f;
+  p = 0x1.55545ep-5f + r * p;
+  p = 0x1.55548ep-3f + r * p;
   return 0x1p-1f + r * p;
 }
 
-// The same. 2^-55.6, relative to expm1
+// The same. 2^-56.5
 METAFAST_FORMULA double exponential_polynomial(double r) {
-  double p = 0x1.28a2ab520038fp-22 + r * 0x1.af76894e4f0dep-26;
-  p = 0x1.71ddea1a17543p-19 + r * p;
-  p = 0x1.a019a686026d1p-16 + r * p;
-  p = 0x1.a01a01b5cfa8ep-13 + r * p;
-  p = 0x1.6c16c17f37658p-10 + r * p;
-  p = 0x1.111111110e6ebp-7 + r * p;
-  p = 0x1.55555555520f4p-5 + r * p;
-  p = 0x1.555555555555cp-3 + r * p;
-  return 0x1.0000000000005p-1 + r * p;
+  double p = 0x1.28b0491e4e8f2p-22 + r * 0x1.af857f75a6d6ap-26;
+  p = 0x1.71dddfd22e348p-19 + r * p;
+  p = 0x1.a0199693aeabcp-16 + r * p;
+  p = 0x1.a01a01baded85p-13 + r * p;
+  p = 0x1.6c16c185a75e1p-10 + r * p;
+  p = 0x1.111111110d646p-7 + r * p;
+  p = 0x1.555555555003p-5 + r * p;
+  p = 0x1.5555555555561p-3 + r * p;
+  return 0x1.000000000000bp-1 + r * p;
+}
+
+// (tanh(x) / x - 1) / z as numerator / denominator, with z = x^2, |x| <= 0.5625. 2^-28.2
+METAFAST_FORMULA float tanh_numerator(float z) { return -0x1.55554cp-2f + z * -0x1.96636cp-10f; }
+METAFAST_FORMULA float tanh_denominator(float z) { return 1.0f + z * 0x1.9e5aa4p-2f; }
+
+// The same. 2^-58.4
+METAFAST_FORMULA double tanh_numerator(double z) {
+  return -0x1.5555555555555p-2 + z * (-0x1.4fdea8693d71ap-6 + z * -0x1.a1ce367c0dd26p-13);
+}
+METAFAST_FORMULA double tanh_denominator(double z) {
+  return 1.0 + z * (0x1.d893592d55191p-2 + z * (0x1.7da0df3f9e184p-6 + z * 0x1.b13d12553637ap-13));
 }
 
 }  // namespace vector_math

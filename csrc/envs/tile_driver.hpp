@@ -1,8 +1,8 @@
 // Steps, resets and observes a range of environments in tiles that stay in the first-level cache.
 //
 // A dynamics struct (cartpole.hpp is the model) has kStateSize, kObservationSize, kResetUniforms, an Action type, a
-// Parameters struct of doubles and three METAFAST_FORMULA functions on one environment's numbers, free of branches: reset (from
-// uniforms in [0, 1)), step and observe.
+// Parameters struct of doubles and three METAFAST_FORMULA functions on one environment's numbers, free of branches:
+// reset (from uniforms in [0, 1)), step and observe.
 //
 // Each phase of a tile is a plain loop over its environments that the compiler vectorises. Episodes begin in a dense
 // loop too: the indices that reset are collected, their randomness and first states computed side by side, and the
@@ -28,12 +28,12 @@ class TileDriver {
   static std::int64_t step(const Batch& batch, const void* actions, const StepResult& result, std::int64_t begin,
                            std::int64_t end) {
     const auto* typed_actions = static_cast<const typename Dynamics::Action*>(actions);
-    std::int64_t num_ended = 0;
+    std::int64_t num_final = 0;
     for (std::int64_t first = begin; first < end; first += kTile) {
       const int count = tile_count(first, end);
-      num_ended += step_tile(batch, typed_actions + first, result, first, count);
+      num_final += step_tile(batch, typed_actions + first, result, first, count);
     }
-    return num_ended;
+    return num_final;
   }
 
   static void reset(const Batch& batch, const std::uint8_t* mask, std::int64_t begin, std::int64_t end) {

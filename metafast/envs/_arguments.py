@@ -32,7 +32,8 @@ def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArr
             f"actions must lie in [0, {num_actions}), but actions[{index}] is {array[index]}; "
             "no environment was stepped"
         )
-    return np.ascontiguousarray(array, dtype=np.int64)
+    # Not ascontiguousarray, which leaves a misaligned array as it is.
+    return np.array(array, dtype=np.int64, order="C")
 
 
 def check_seeds(seed: object, num_envs: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:

@@ -83,7 +83,13 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.spec = copy_module.deepcopy(gymnasium.spec(f"metafast/{definition.env_id}"))
         self.spec.max_episode_steps = max_episode_steps
-        self.spec.kwargs |= env_kwargs | {"num_envs": num_envs, "vectorization_mode": "vector_entry_point"}
+        self.spec.kwargs |= env_kwargs | {
+            "num_envs": num_envs,
+            "num_threads": num_threads,
+            "autoreset_mode": _CORE_MODES[autoreset_mode],
+            "copy": copy,
+            "vectorization_mode": "vector_entry_point",
+        }
         self._num_actions = int(self.single_action_space.n)
         self._core_arguments: dict[str, Any] = {
             "kernels": definition.kernels,

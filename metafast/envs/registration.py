@@ -10,8 +10,9 @@ __all__ = ["register_envs"]
 def register_envs() -> None:
     """Register every environment of metafast with gymnasium, under ``metafast/<its id>``.
 
-    Importing `metafast.envs` does it. Gymnasium 1.x reads no entry points, so a program that imports nothing of
-    metafast names the module in the id: ``gymnasium.make_vec("metafast.envs:metafast/CartPole-v1", num_envs=1024)``.
+    Importing metafast and gymnasium, in either order, does it. Gymnasium 1.x reads no entry points, so a program that
+    imports nothing of metafast names the module in the id:
+    ``gymnasium.make_vec("metafast.envs:metafast/CartPole-v1", num_envs=1024)``.
     Registering twice does nothing.
 
     Examples

@@ -33,20 +33,38 @@ def _affine_scan_fake(offsets: Tensor, decays: Tensor, time_axis: int, forwards:
     return torch.empty_like(offsets, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, decays, ctx.time_axis, ctx.forwards = inputs
-    ctx.save_for_backward(decays, output)
+class _AffineScan(torch.autograd.Function):
+    """The registered operation with its gradient, in the form that torch.func's transforms can see through."""
 
+    @staticmethod
+    def forward(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool) -> Tensor:
+        result: Tensor = torch.ops.metafast.affine_scan(offsets, decays, time_axis, forwards)
+        return result
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-    decays, output = ctx.saved_tensors
-    # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
-    shifted = _shift(decays, ctx.time_axis, not ctx.forwards)
-    adjoint = torch.ops.metafast.affine_scan(gradient.contiguous(), shifted, ctx.time_axis, not ctx.forwards)
-    return adjoint, adjoint * _shift(output, ctx.time_axis, ctx.forwards), None, None
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, decays, ctx.time_axis, ctx.forwards = inputs
+        ctx.save_for_backward(decays, output)
 
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        decays, output = ctx.saved_tensors
+        # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
+        shifted = _shift(decays, ctx.time_axis, not ctx.forwards)
+        adjoint = _AffineScan.apply(gradient, shifted, ctx.time_axis, not ctx.forwards)  # type: ignore[no-untyped-call]
+        return adjoint, adjoint * _shift(output, ctx.time_axis, ctx.forwards), None, None
 
-torch.library.register_autograd("metafast::affine_scan", _backward, setup_context=_setup_context, lib=_library)
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool
+    ) -> tuple[Tensor, int]:
+        # One more trailing axis is one more batch axis.
+        offsets, decays = (
+            tensor.movedim(dim, -1) if dim is not None else tensor.unsqueeze(-1).expand(*tensor.shape, info.batch_size)
+            for tensor, dim in zip((offsets, decays), in_dims[:2], strict=True)
+        )
+        result = _AffineScan.apply(offsets, decays, time_axis, forwards)  # type: ignore[no-untyped-call]
+        return result, result.ndim - 1
 
 
 def _shift(tensor: Tensor, time_axis: int, later: bool) -> Tensor:
@@ -139,7 +157,7 @@ def discounted_returns(
 
 
 def _scan(offsets: Tensor, decays: Tensor, time_axis: int) -> Tensor:
-    return torch.ops.metafast.affine_scan(offsets, decays, time_axis, False)  # type: ignore[no-any-return]
+    return _AffineScan.apply(offsets, decays, time_axis, False)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _computable(tensor: Tensor | None) -> Any:
@@ -151,11 +169,11 @@ def _successors(values: Tensor, bootstrap: Tensor, mask: Tensor | None, time_axi
     length = values.shape[time_axis]
     if length == 0:
         return values
-    if mask is None:
-        return torch.cat([values.narrow(time_axis, 1, length - 1), bootstrap.unsqueeze(time_axis)], time_axis)
-    taken = torch.cat([(mask != 0).narrow(time_axis, 1, length - 1), torch.ones_like(mask.narrow(time_axis, 0, 1)) != 0],
-                      time_axis)  # fmt: skip
     later = torch.cat([values.narrow(time_axis, 1, length - 1), bootstrap.unsqueeze(time_axis)], time_axis)
+    if mask is None:
+        return later
+    always = torch.ones_like(bootstrap, dtype=torch.bool)
+    taken = torch.cat([(mask != 0).narrow(time_axis, 1, length - 1), always.unsqueeze(time_axis)], time_axis)
     zero = torch.zeros((), dtype=values.dtype)
     return _scan(torch.where(taken, later, zero), torch.where(taken, zero, zero + 1), time_axis)
 

@@ -69,9 +69,7 @@ def discounted_returns(
         from metafast.returns import _torch
 
         if _torch.needs_graph(rewards, bootstrap, final_values, gamma):
-            return _torch.discounted_returns(
-                rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis
-            )
+            return _torch.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
     return _arrays.call_on_host(
         _core.discounted_returns,
         {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap, "final_values": final_values},

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from returns import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from returns import reference
 from returns.problems import problems
 
 import metafast

@@ -1,0 +1,70 @@
+"""Gymnasium's registry, in interpreters that have just started."""
+
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+import metafast
+
+
+def run(program):
+    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+MAKE = "print(gymnasium.make_vec('{}metafast/CartPole-v1', num_envs=4).reset(seed=0)[0].shape)"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import gymnasium, metafast; " + MAKE.format(""),
+        "import metafast, gymnasium; " + MAKE.format(""),
+        "import metafast, gymnasium.vector; " + MAKE.format(""),
+        "import metafast.envs, gymnasium; " + MAKE.format(""),
+        "import gymnasium; " + MAKE.format("metafast.envs:"),
+        "import gymnasium; " + MAKE.format("metafast:"),
+        "from metafast import envs; import gymnasium; " + MAKE.format(""),
+    ],
+)
+def test_make_vec_in_a_fresh_interpreter(program):
+    assert run(program) == "(4, 4)"
+
+
+def test_importing_metafast_does_not_import_gymnasium():
+    assert run("import sys, metafast; print('gymnasium' in sys.modules)") == "False"
+    assert run("import metafast; print(metafast.envs.make_vec('CartPole-v1', 2).num_envs)") == "2"
+
+
+def test_gymnasium_make_vec_passes_its_arguments_on():
+    env = gymnasium.make_vec(
+        "metafast/CartPole-v1",
+        num_envs=4,
+        vectorization_mode="vector_entry_point",
+        autoreset_mode="same_step",
+        max_episode_steps=3,
+        sutton_barto_reward=True,
+        num_threads=1,
+    )
+    assert isinstance(env, metafast.envs.NativeVectorEnv)
+    assert (env.num_envs, env.max_episode_steps, env.num_threads) == (4, 3, 1)
+    env.reset(seed=0)
+    assert (env.step([0, 1, 0, 1])[1] == 0).all()
+
+
+def test_gymnasium_make_vec_defaults():
+    env = gymnasium.make_vec("metafast/CartPole-v1")
+    assert (env.num_envs, env.max_episode_steps) == (1, 500)
+    assert env.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.NEXT_STEP
+
+
+@pytest.mark.parametrize("maker", [metafast.envs.make_vec, gymnasium.make_vec])
+def test_a_spec_makes_the_environment_again(maker):
+    env_id = "CartPole-v1" if maker is metafast.envs.make_vec else "metafast/CartPole-v1"
+    env = maker(env_id, num_envs=5, autoreset_mode="same_step", max_episode_steps=9, copy=False)
+    again = gymnasium.make_vec(env.spec)
+    assert (again.num_envs, again.max_episode_steps, again.copy) == (5, 9, False)
+    assert again.metadata == env.metadata
