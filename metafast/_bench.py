@@ -44,9 +44,7 @@ def _bench_envs() -> list[dict[str, Any]]:
     ):
         ours = _best_seconds(_stepper(metafast.envs.make_vec("CartPole-v1", num_envs), num_envs))
         theirs = gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode=mode)
-        rows.append(
-            _row(f"CartPole-v1 step, {num_envs}", f"gymnasium {peer}", ours, _best_seconds(_stepper(theirs, num_envs)))
-        )
+        rows.append(_row(f"CartPole-v1 step, {num_envs}", peer, ours, _best_seconds(_stepper(theirs, num_envs))))
     return rows
 
 
@@ -87,12 +85,14 @@ def run(room: str | None) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the rows as a table."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"best of repeated calls, {metafast.get_num_threads()} threads, isa {metafast.isa()}")
-    for heading in ("", "metafast", "peer", "", "ratio"):
-        table.add_column(heading, justify="left" if heading in ("", "peer") else "right")
+    title = f"best of repeated calls; metafast on {metafast.get_num_threads()} threads, {metafast.isa()}"
+    table = Table(title=title, box=SIMPLE)
+    for heading in ("", "metafast", "peer", "its time", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("", "peer") else "right", no_wrap=True)
     for row in rows:
         ours, theirs = (f"{row[key]:,.1f} us" for key in ("metafast_us", "peer_us"))
         table.add_row(row["what"], ours, row["peer"], theirs, f"{row['ratio']:.1f}x")

@@ -141,6 +141,11 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     return contents
 
 
+def derive_seeds(seed: int, rank: int) -> list[int]:
+    """Independent seeds for the environments, the policy's sampling and the evaluations of one process."""
+    return [int(word) >> 1 for word in np.random.SeedSequence([seed, rank]).generate_state(3)]
+
+
 class EpisodeReturns:
     """Sums each environment's rewards into episode returns, and keeps the latest `window` of them."""
 

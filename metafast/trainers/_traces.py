@@ -82,7 +82,7 @@ def learn_online(
         )
         if config.entropy_coef:
             entropy = learner.distribution.entropy(learner.policy(rows)[0]).mean()
-            (-config.entropy_coef * entropy).backward()  # type: ignore[no-untyped-call]
+            (-config.entropy_coef * entropy).backward()
         learner.gradient -= increments.mean(0)
         learner.step(learning_rate, config.max_grad_norm, config.optimizer)
         history.append((rewards, ended))

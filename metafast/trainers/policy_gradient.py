@@ -8,7 +8,6 @@ training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016
 import argparse
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import metafast
-from metafast.trainers import UsageError, _distributed, _environments, _run, _traces
+from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _run, _traces
 from metafast.trainers._environments import AnyVectorEnv, to_rows
 from metafast.trainers._learner import Learner
 from metafast.trainers._policies import ActorCritic, make_distribution
@@ -33,7 +32,11 @@ Algorithm = Literal["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"
 
 @dataclass
 class Config:
-    """Policy-gradient training; defaults that --help shows are those of the chosen environment and algorithm."""
+    """Policy-gradient training.
+
+    The defaults shown are those of the chosen environment and algorithm. With --json, standard output ends with one
+    JSON object.
+    """
 
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "CartPole-v1"
     """Environment to train in."""
@@ -128,9 +131,8 @@ PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
                         "total_steps": 426 * 300},
 }  # fmt: skip
 PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
-    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 32, "learning_rate": 6.4e-3, "lam": 0.8, "epochs": 2,
-                             "minibatches": 16, "clip": 0.2, "max_grad_norm": 1.0, "value_coef": 0.1,
-                             "half_life": 40_000.0},
+    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 16, "learning_rate": 6.4e-3, "half_life": 40_000.0,
+                             "lam": 0.9, "epochs": 2, "max_grad_norm": 1.0, "reward_scale": 0.1},
     ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
     ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
@@ -323,7 +325,7 @@ def update(config: Config, learner: Learner, batch: Batch, learning_rate: float)
     for _ in range(config.epochs):
         for minibatch in batch.shuffled(config.minibatches, learner.generator):
             loss, parts = compute_loss(config, learner, minibatch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             learner.step(learning_rate, config.max_grad_norm, config.optimizer)
     return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
 
@@ -344,69 +346,7 @@ def play(env: AnyVectorEnv, learner: Learner, seed: int, greedy: bool = False) -
     return returns
 
 
-def derive_seeds(seed: int, rank: int) -> list[int]:
-    """Independent seeds for the environments, the policy's sampling and the evaluations of one process."""
-    return [int(word) >> 1 for word in np.random.SeedSequence([seed, rank]).generate_state(3)]
-
-
-@dataclass
-class Counters:
-    """How far a run has come."""
-
-    iteration: int = 0
-    env_steps: int = 0
-    seconds: float = 0.0
-    next_evaluation: int = 0
-    evaluation_return: float | None = None
-    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-
-def save(
-    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
-    episodes: _run.EpisodeReturns, counters: Counters,
-) -> None:  # fmt: skip
-    """Write a checkpoint from which `restore` continues exactly."""
-    arrays = {
-        "observations": observations,
-        "traces": traces.cpu().numpy(),
-        "running_returns": episodes.running,
-        "latest_returns": np.array(episodes.latest, dtype=np.float64),
-        **{f"learner.{name}": array for name, array in learner.get_state().items()},
-    }
-    if hasattr(env, "get_state"):
-        arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
-    directory.write_state(arrays, {**dataclasses.asdict(counters), "episodes": episodes.episodes})
-    directory.write_policy(learner.policy)
-
-
-def restore(
-    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, traces: Tensor, episodes: _run.EpisodeReturns
-) -> tuple[np.ndarray, Counters]:
-    """Put back what `save` wrote; return the observations to act on and the counters."""
-    arrays, numbers = directory.read_state()
-    if arrays["traces"].shape != tuple(traces.shape) or arrays["running_returns"].shape != (env.num_envs,):
-        raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
-    learner.set_state(select(arrays, "learner."))
-    traces.copy_(torch.from_numpy(arrays["traces"]))
-    episodes.running = arrays["running_returns"]
-    episodes.latest.extend(arrays["latest_returns"].tolist())
-    episodes.episodes = numbers.pop("episodes")
-    counters = Counters(**numbers)
-    if state := select(arrays, "environment."):
-        env.set_state(state)  # type: ignore[attr-defined]
-        return arrays["observations"], counters
-    print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
-    episodes.running[:] = 0.0
-    traces.zero_()
-    return env.reset(seed=derive_seeds(counters.iteration, directory.rank)[0])[0], counters
-
-
-def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: Counters) -> bool:
+def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: _checkpoint.Counters) -> bool:
     """Confirm on fresh episodes that the target is exceeded by its margin; a refusal is not reviewed for 4 iterations.
 
     The training mean lags behind the policy and is biased to short episodes, so it alone decides nothing.
@@ -426,7 +366,7 @@ def train(config: Config) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     metafast.set_num_threads(config.threads)
     rank, world_size = _distributed.start()
-    env_seed, policy_seed, evaluation_seed = derive_seeds(config.seed, rank)
+    env_seed, policy_seed, evaluation_seed = _run.derive_seeds(config.seed, rank)
     env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
     learner = make_learner(config, env, policy_seed)
     episodes = _run.EpisodeReturns(config.num_envs, window=100)
@@ -435,10 +375,10 @@ def train(config: Config) -> dict[str, Any]:
     if config.resume is None:
         directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
         directory.write_config(NAME, config)
-        observations, counters = env.reset(seed=env_seed)[0], Counters()
+        observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
-        observations, counters = restore(directory, learner, env, traces, episodes)
+        observations, counters = _checkpoint.restore(directory, learner, env, traces, episodes)
     earlier_seconds, solved, interrupted = counters.seconds, False, False
     saved = time.perf_counter()
     with (
@@ -475,10 +415,10 @@ def train(config: Config) -> dict[str, Any]:
             due = time.perf_counter() - saved > config.checkpoint_seconds
             solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
             if due:
-                save(directory, learner, env, observations, traces, episodes, counters)
+                _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
-    save(directory, learner, env, observations, traces, episodes, counters)
+    _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
     directory.write_curve(counters.curve, config.target_return, f"{config.env_id}, {config.algorithm}")
     directory.close()
     _distributed.stop()
