@@ -1,0 +1,99 @@
+"""The table of `metafast bench`: a few kernels beside what one would use without them, in about ten seconds.
+
+The measurements that the documentation quotes are the pytest-benchmark files in benchmarks/.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import metafast
+import metafast.envs
+
+
+def _best_seconds(function: Callable[[], Any], budget: float = 0.4) -> float:
+    function()
+    best, deadline = float("inf"), time.perf_counter() + budget
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _row(what: str, peer: str, ours: float, theirs: float) -> dict[str, Any]:
+    return {"what": what, "peer": peer, "metafast_us": ours * 1e6, "peer_us": theirs * 1e6, "ratio": theirs / ours}
+
+
+def _stepper(env: Any, num_envs: int) -> Callable[[], Any]:
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).integers(0, 2, num_envs)
+    return lambda: env.step(actions)
+
+
+def _bench_envs() -> list[dict[str, Any]]:
+    rows = []
+    for num_envs, mode, peer in (
+        (1, "sync", "SyncVectorEnv"),
+        (64, "sync", "SyncVectorEnv"),
+        (1024, "vector_entry_point", "CartPoleVectorEnv"),
+        (16384, "vector_entry_point", "CartPoleVectorEnv"),
+    ):
+        ours = _best_seconds(_stepper(metafast.envs.make_vec("CartPole-v1", num_envs), num_envs))
+        theirs = gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode=mode)
+        rows.append(_row(f"CartPole-v1 step, {num_envs}", peer, ours, _best_seconds(_stepper(theirs, num_envs))))
+    return rows
+
+
+def _numpy_gae(
+    rewards: np.ndarray, values: np.ndarray, next_values: np.ndarray, terminated: np.ndarray, gamma: float, lam: float
+) -> np.ndarray:
+    advantages, carried, successor = np.empty_like(rewards), np.zeros_like(next_values), next_values
+    for step in reversed(range(len(rewards))):
+        alive = 1.0 - terminated[step]
+        carried = rewards[step] + gamma * successor * alive - values[step] + gamma * lam * alive * carried
+        advantages[step], successor = carried, values[step]
+    return advantages
+
+
+def _bench_returns() -> list[dict[str, Any]]:
+    rows = []
+    for steps, envs in ((128, 8), (128, 1024), (1024, 4096)):
+        rng = np.random.default_rng(0)
+        rewards, values = rng.standard_normal((2, steps, envs), dtype=np.float32)
+        arguments = rewards, values, values[-1].copy(), rng.random((steps, envs)) < 0.01, 0.99, 0.95
+
+        def ours(arguments: Any = arguments) -> Any:
+            return metafast.gae(*arguments[:4], gamma=0.99, lam=0.95)
+
+        def theirs(arguments: Any = arguments) -> Any:
+            return _numpy_gae(*arguments)
+
+        np.testing.assert_allclose(ours()[0], theirs(), rtol=1e-3, atol=1e-3)
+        rows.append(_row(f"gae, ({steps}, {envs}) float32", "NumPy loop", _best_seconds(ours), _best_seconds(theirs)))
+    return rows
+
+
+def run(room: str | None) -> list[dict[str, Any]]:
+    """Measure one room, or all."""
+    rooms = {"envs": _bench_envs, "returns": _bench_returns}
+    return [row for name, bench in rooms.items() if room in (None, name) for row in bench()]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"best of repeated calls; metafast on {metafast.get_num_threads()} threads, {metafast.isa()}"
+    table = Table(title=title, box=SIMPLE)
+    for heading in ("", "metafast", "peer", "its time", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("", "peer") else "right", no_wrap=True)
+    for row in rows:
+        ours, theirs = (f"{row[key]:,.1f} us" for key in ("metafast_us", "peer_us"))
+        table.add_row(row["what"], ours, row["peer"], theirs, f"{row['ratio']:.1f}x")
+    Console().print(table)

@@ -1,0 +1,180 @@
+"""The `metafast` command: train, evaluate, bench, info. What a subcommand does not need it does not import."""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import metafast
+from metafast.trainers import UsageError
+
+TRAINERS = {"policy-gradient": "metafast.trainers.policy_gradient"}
+DEFAULT_TRAINER = "policy-gradient"
+TRAIN_EXTRA = {"torch", "tyro", "rich", "matplotlib", "tensorboard", "safetensors", "sklearn"}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 2 where the user can put something right, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    given = [argument for argument in given if argument != "--json"]
+    try:
+        if given[:1] == ["train"]:
+            return _train(given[1:], as_json)
+        options = _parser().parse_args(given)
+        return int(options.run(options, as_json))
+    except UsageError as error:
+        print(f"metafast: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+            raise
+        print(f'metafast: error: {error.name} is not installed: pip install "metafast[train]"', file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metafast",
+        description="Native kernels and thin trainers for reinforcement learning.",
+        epilog="Every command takes --json: one JSON object as the last line of standard output.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"metafast {metafast.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    trainers = ", ".join(TRAINERS)
+    commands.add_parser(
+        "train", help=f"train [{trainers}] [options]; with nothing given, PPO on CartPole-v1 until it is solved"
+    )
+
+    evaluate = commands.add_parser("evaluate", help="play fresh episodes with the policy of a run", allow_abbrev=False)
+    evaluate.add_argument("run_dir", metavar="RUN_DIR", help="directory that `metafast train` wrote")
+    evaluate.add_argument("--episodes", type=int, default=100, help="episodes, one environment each (default 100)")
+    evaluate.add_argument("--backend", choices=("native", "gymnasium"), help="default: the one trained with")
+    evaluate.add_argument("--greedy", action="store_true", help="take the most probable action instead of sampling")
+    evaluate.add_argument("--seed", type=int, default=0, help="of environments and sampling (default 0)")
+    evaluate.set_defaults(run=_evaluate)
+
+    bench = commands.add_parser("bench", help="time metafast beside NumPy, torch and gymnasium", allow_abbrev=False)
+    bench.add_argument("room", nargs="?", choices=("envs", "returns"), metavar="ROOM", help="envs or returns; all")
+    bench.set_defaults(run=_bench)
+
+    info = commands.add_parser("info", help="versions, instruction set, threads, CUDA devices", allow_abbrev=False)
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    # NaN is no JSON: a mean over no episodes becomes null.
+    finite = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
+    print(json.dumps(finite), flush=True)
+
+
+def _load_trainer(name: Any) -> Any:
+    if name not in TRAINERS:
+        raise UsageError(f"unknown trainer {name!r}; there is {', '.join(TRAINERS)}")
+    return importlib.import_module(TRAINERS[name])
+
+
+def _train(arguments: list[str], as_json: bool) -> int:
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments.pop(0) if named else DEFAULT_TRAINER
+    trainer = _load_trainer(name)
+    result = trainer.train(trainer.parse(arguments))
+    if os.environ.get("RANK", "0") != "0":
+        return INTERRUPTED if result["interrupted"] else 0
+    if as_json:
+        _print_json(result)
+    else:
+        print(
+            f"mean return {result['mean_return']:.1f}, {result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
+            f"learning curve: {result['learning_curve']}"
+        )
+    if result["interrupted"]:
+        # With --json the last line of standard output stays the JSON object.
+        stream = sys.stderr if as_json else sys.stdout
+        print(f"interrupted and saved; continue with: metafast train {name} --resume {result['run_dir']}", file=stream)
+        return INTERRUPTED
+    if not as_json:
+        print(f"evaluate it with: metafast evaluate {result['run_dir']}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, as_json: bool) -> int:
+    if options.episodes < 1 or options.seed < 0:
+        raise UsageError("--episodes must be at least 1 and --seed at least 0")
+    trainer = _load_trainer(_read_trainer_name(options.run_dir))
+    result = trainer.evaluate(options.run_dir, options.episodes, options.backend, options.greedy, options.seed)
+    if as_json:
+        _print_json(result)
+    else:
+        print(
+            f"{result['env_id']} ({result['backend']}), {result['episodes']} episodes: "
+            f"mean return {result['mean_return']:.2f}, standard deviation {result['std_return']:.2f}, "
+            f"from {result['min_return']:.1f} to {result['max_return']:.1f}"
+        )
+    return 0
+
+
+def _read_trainer_name(run_dir: str) -> Any:
+    # Every trainer reads its own options; which trainer it was is all that is looked up here.
+    from metafast.trainers._run import read_config
+
+    return read_config(run_dir).get("trainer")
+
+
+def _bench(options: argparse.Namespace, as_json: bool) -> int:
+    from metafast import _bench
+
+    rows = _bench.run(options.room)
+    if as_json:
+        _print_json({"rows": rows})
+    else:
+        _bench.show(rows)
+    return 0
+
+
+def _info(_: argparse.Namespace, as_json: bool) -> int:
+    result: dict[str, Any] = {
+        "metafast": metafast.__version__,
+        "isa": metafast.isa(),
+        "threads": metafast.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **_cuda(),
+        **{name: _version(name) for name in ("numpy", "gymnasium", "numba", "torch")},
+    }
+    if as_json:
+        _print_json(result)
+    else:
+        width = max(map(len, result))
+        for name, value in result.items():
+            print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _version(package: str) -> str | None:
+    # From the installed metadata: importing torch takes seconds.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda() -> dict[str, Any]:
+    try:
+        cuda = importlib.import_module("metafast._cuda")
+    except ImportError:
+        return {"cuda": "not built", "cuda_devices": []}
+    try:
+        return {"cuda": "built", "cuda_devices": cuda.devices()}
+    except RuntimeError as error:
+        return {"cuda": f"built, no device: {error}", "cuda_devices": []}

@@ -1,0 +1,69 @@
+"""Saving a reinforcement-learning run so that it continues exactly: learner, environments, episodes and counters."""
+
+import sys
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafast.trainers import UsageError, _run
+from metafast.trainers._environments import AnyVectorEnv
+from metafast.trainers._learner import Learner
+
+
+@dataclass
+class Counters:
+    """How far a run has come."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+    next_evaluation: int = 0
+    evaluation_return: float | None = None
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(
+    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
+    episodes: _run.EpisodeReturns, counters: Counters,
+) -> None:  # fmt: skip
+    """Write a checkpoint from which `restore` continues exactly."""
+    arrays = {
+        "observations": observations,
+        "traces": traces.cpu().numpy(),
+        "running_returns": episodes.running,
+        "latest_returns": np.array(episodes.latest, dtype=np.float64),
+        **{f"learner.{name}": array for name, array in learner.get_state().items()},
+    }
+    if hasattr(env, "get_state"):
+        arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
+    directory.write_state(arrays, {**asdict(counters), "episodes": episodes.episodes})
+    directory.write_policy(learner.policy)
+
+
+def restore(
+    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, traces: Tensor, episodes: _run.EpisodeReturns
+) -> tuple[np.ndarray, Counters]:
+    """Put back what `save` wrote; return the observations to act on and the counters."""
+    arrays, numbers = directory.read_state()
+    if arrays["traces"].shape != tuple(traces.shape) or arrays["running_returns"].shape != (env.num_envs,):
+        raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
+    learner.set_state(select(arrays, "learner."))
+    traces.copy_(torch.from_numpy(arrays["traces"]))
+    episodes.running = arrays["running_returns"]
+    episodes.latest.extend(arrays["latest_returns"].tolist())
+    episodes.episodes = numbers.pop("episodes")
+    counters = Counters(**numbers)
+    if state := select(arrays, "environment."):
+        env.set_state(state)  # type: ignore[attr-defined]
+        return arrays["observations"], counters
+    print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
+    episodes.running[:] = 0.0
+    traces.zero_()
+    return env.reset(seed=_run.derive_seeds(counters.iteration, directory.rank)[0])[0], counters
+
+
+def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

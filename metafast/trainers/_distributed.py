@@ -1,0 +1,48 @@
+"""Data parallelism under torchrun: the same command, one process per WORLD_SIZE, over torch.distributed and gloo."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> tuple[int, int]:
+    """Join the process group that torchrun described in the environment, if it did; return (rank, number of ranks)."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return dist.get_rank(), world_size
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def average_(tensor: Tensor) -> None:
+    """Replace `tensor` by its mean over the ranks."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+def agree(*flags: bool) -> tuple[bool, ...]:
+    """Make each flag true on every rank if it is true on any, so that all of them leave a loop together."""
+    if not dist.is_initialized():
+        return flags
+    raised = torch.tensor([float(flag) for flag in flags])
+    dist.all_reduce(raised)
+    return tuple(bool(flag) for flag in raised > 0)
+
+
+def from_first(text: str) -> str:
+    """The first rank's `text`, on every rank."""
+    if not dist.is_initialized():
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts, src=0)
+    return texts[0]

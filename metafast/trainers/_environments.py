@@ -1,0 +1,55 @@
+"""One way to make an environment from metafast or, when asked for, from gymnasium; always with same-step autoreset.
+
+Same-step autoreset gives no row that belongs to no transition, and hands over an ended episode's true last observation.
+"""
+
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+import metafast.envs
+from metafast.data import breast_cancer
+from metafast.trainers import UsageError
+
+Backend = Literal["native", "gymnasium"]
+AnyVectorEnv = VectorEnv
+
+
+def make(
+    env_id: str, num_envs: int, backend: str, *, num_threads: int | None = None, split: breast_cancer.Split = "train"
+) -> AnyVectorEnv:
+    """Make `num_envs` copies of an environment; `split` is for labelled data."""
+    if env_id == breast_cancer.ENV_ID and backend == "native":
+        return breast_cancer.make_vec(num_envs, split=split)
+    env: AnyVectorEnv
+    try:
+        if backend == "native":
+            env = metafast.envs.make_vec(env_id, num_envs, num_threads=num_threads, autoreset_mode="same_step")
+        else:
+            env = gymnasium.make_vec(
+                env_id,
+                num_envs,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            )
+    except (gymnasium.error.Error, ValueError) as error:
+        hint = "; --backend gymnasium makes gymnasium's own environments" if backend == "native" else ""
+        raise UsageError(f"no {backend} environment {env_id!r}: {error}{hint}") from error
+    if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
+        raise UsageError(f"{env_id} observes {env.single_observation_space}; the trainer's networks need a Box")
+    return env
+
+
+def final_observations(env: AnyVectorEnv, infos: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+    """The last observations of the episodes that ended in this step, one row per True in `ended`."""
+    dense = getattr(env, "final_observations", None)
+    return np.stack(infos["final_obs"][ended]) if dense is None else dense[ended]
+
+
+def to_rows(observations: np.ndarray) -> Tensor:
+    """Observations [N, ...] as float32 rows [N, size]."""
+    return torch.from_numpy(observations.reshape(len(observations), -1).astype(np.float32, copy=False))

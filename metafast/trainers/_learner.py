@@ -1,0 +1,79 @@
+"""A network with what trains it: its parameters as one vector, Adam, and a generator; saved and restored exactly."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metafast.trainers import UsageError, _distributed
+from metafast.trainers._policies import ActorCritic, Distribution
+
+
+class Learner:
+    """A policy, its parameters as one vector, Adam's moments, and the generator behind every choice of the policy."""
+
+    def __init__(
+        self, policy: ActorCritic, distribution: Distribution, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self.policy = policy
+        self.distribution = distribution
+        self.generator = generator
+        self.device = device
+        self.parameters, self.gradient = flatten(policy)
+        self.moments = {name: torch.zeros_like(self.parameters) for name in ("first", "second")}
+        self.moments["count"] = torch.zeros((), dtype=torch.int64)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float, max_grad_norm: float = 0.0, optimizer: str = "adam") -> None:
+        """Average the gradient over the processes, limit its length, descend along it and clear it.
+
+        Adam (Kingma and Ba 2015, algorithm 1) is written out because torch.optim would import torch._dynamo at its
+        first use, for two seconds, and spend more on each call than this whole update takes.
+        """
+        gradient = self.gradient
+        _distributed.average_(gradient)
+        if max_grad_norm > 0:
+            gradient *= (max_grad_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0)
+        if optimizer == "sgd":
+            self.parameters.sub_(gradient, alpha=learning_rate)
+        else:
+            first, second, count = self.moments["first"], self.moments["second"], self.moments["count"]
+            beta_1, beta_2, epsilon = 0.9, 0.999, 1e-5
+            count += 1
+            first.lerp_(gradient, 1 - beta_1)
+            second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+            deviation = (second / (1 - beta_2 ** int(count))).sqrt_().add_(epsilon)
+            self.parameters.addcdiv_(first, deviation, value=-learning_rate / (1 - beta_1 ** int(count)))
+        gradient.zero_()
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """All that decides what the learner does next."""
+        state = {f"adam.{name}": moment.cpu().numpy() for name, moment in self.moments.items()}
+        state["parameters"] = self.parameters.cpu().numpy()
+        state["generator"] = self.generator.get_state().numpy()
+        return state
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from what `get_state` gave."""
+        if state["parameters"].shape != tuple(self.parameters.shape):
+            raise UsageError("the training state was saved with another network")
+        self.parameters.copy_(torch.from_numpy(state["parameters"]))
+        self.generator.set_state(torch.from_numpy(state["generator"]))
+        for name, moment in self.moments.items():
+            moment.copy_(torch.from_numpy(state[f"adam.{name}"]))
+
+
+def flatten(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Lay a module's parameters, and their gradients, end to end in two vectors that they become views of.
+
+    One gradient norm, one optimiser step and one all-reduce then serve all of them: with small networks the calls cost
+    more than the arithmetic.
+    """
+    flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    gradient = torch.zeros_like(flat)
+    offset = 0
+    for parameter in module.parameters():
+        end = offset + parameter.numel()
+        parameter.grad = gradient[offset:end].view_as(parameter)
+        parameter.data = flat[offset:end].view_as(parameter)
+        offset = end
+    return flat, gradient

@@ -1,0 +1,232 @@
+"""What every training run shares: its directory, checkpoints, learning curve, progress display and interruption."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+import metafast
+from metafast.trainers import UsageError, _distributed
+
+
+class RunDirectory:
+    """The files of one run: config.json, policy.safetensors, training_state.safetensors, curve, TensorBoard events.
+
+    Under data parallelism every rank keeps its own training state (environment and random streams differ); the first
+    rank writes the rest.
+    """
+
+    def __init__(self, path: Path, rank: int = 0) -> None:
+        self.path = path
+        self.rank = rank
+        self.curve_path = path / "learning_curve.png"
+        self.policy_path = path / "policy.safetensors"
+        self.state_path = path / (
+            "training_state.safetensors" if rank == 0 else f"training_state.rank{rank}.safetensors"
+        )
+        self._events: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, run_dir: str | None, name: str, rank: int) -> "RunDirectory":
+        """Make the directory `run_dir`, or one under runs/ that ends in the time; refuse one that holds a run."""
+        chosen = run_dir or str(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path = Path(_distributed.from_first(chosen))
+        if rank == 0:
+            if (path / "config.json").exists():
+                raise UsageError(
+                    f"{path} already holds a run; continue it with --resume {path} or choose another --run-dir"
+                )
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"the run directory {path} cannot be made: {error}") from error
+        return cls(path, rank)
+
+    def write_config(self, trainer: str, config: Any) -> None:
+        """Save every option of a run, with the trainer's name and the version."""
+        if self.rank == 0:
+            contents = {"trainer": trainer, "metafast_version": metafast.__version__, **dataclasses.asdict(config)}
+            (self.path / "config.json").write_text(json.dumps(contents, indent=2) + "\n")
+
+    def write_policy(self, module: nn.Module) -> None:
+        """Save a module's weights alone, for evaluation and for other programs."""
+        if self.rank == 0:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+            _replace(self.policy_path, safetensors.torch.save(weights))
+
+    def read_policy(self, module: nn.Module) -> None:
+        """Load the weights that `write_policy` saved."""
+        if not self.policy_path.exists():
+            raise UsageError(f"{self.path} holds no policy.safetensors: the run ended before it saved anything")
+        module.load_state_dict(safetensors.torch.load_file(self.policy_path))
+
+    def write_state(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
+        """Save all that an exact continuation needs: arrays, and in the same file's header counters as JSON."""
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        _replace(self.state_path, safetensors.numpy.save(contiguous, {"counters": json.dumps(counters)}))
+
+    def read_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Load what `write_state` saved."""
+        if not self.state_path.exists():
+            raise UsageError(f"{self.state_path} is missing: there is no training state to continue from")
+        with safetensors.safe_open(self.state_path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return arrays, json.loads(file.metadata()["counters"])
+
+    def write_curve(self, points: Sequence[Mapping[str, float]], target: float | None, title: str) -> None:
+        """Draw mean return against environment steps."""
+        if self.rank != 0:
+            return
+        # The object interface of matplotlib: no pyplot state, and no display is needed.
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot(xlabel="environment steps", ylabel="mean return", title=title)
+        axes.plot([point["env_steps"] for point in points], [point["mean_return"] for point in points])
+        if target is not None:
+            axes.axhline(target, linestyle="--", color="grey", linewidth=1)
+        axes.grid(alpha=0.3)
+        figure.savefig(self.curve_path, dpi=120)
+
+    def log(self, scalars: Mapping[str, float], env_steps: int) -> None:
+        """Add scalars to the TensorBoard events."""
+        if self.rank != 0:
+            return
+        if self._events is None:
+            # Events that an interrupted run wrote after its last checkpoint are dropped.
+            self._events = SummaryWriter(str(self.path), purge_step=env_steps)
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, env_steps)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard events."""
+        if self._events is not None:
+            self._events.close()
+
+
+def _replace(path: Path, contents: bytes) -> None:
+    # Written beside and moved into place, so that an interruption leaves the old file or the new one.
+    beside = path.with_suffix(".partial")
+    beside.write_bytes(contents)
+    os.replace(beside, path)
+
+
+def read_config(run_dir: str | Path) -> dict[str, Any]:
+    """The contents of a run directory's config.json."""
+    path = Path(run_dir) / "config.json"
+    try:
+        contents = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{run_dir} is not a run directory: it has no config.json") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(contents, dict):
+        raise UsageError(f"{path} does not hold a JSON object")
+    return contents
+
+
+def derive_seeds(seed: int, rank: int) -> list[int]:
+    """Independent seeds for the environments, the policy's sampling and the evaluations of one process."""
+    return [int(word) >> 1 for word in np.random.SeedSequence([seed, rank]).generate_state(3)]
+
+
+class EpisodeReturns:
+    """Sums each environment's rewards into episode returns, and keeps the latest `window` of them."""
+
+    def __init__(self, num_envs: int, window: int) -> None:
+        self.running = np.zeros(num_envs)
+        self.latest: deque[float] = deque(maxlen=window)
+        self.episodes = 0
+
+    def add(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+        """Take in a rollout's `rewards` and `ended`, both [T, N]."""
+        sums = rewards.cumsum(0, dtype=np.float64)
+        start = -self.running
+        for step, env in np.argwhere(ended):
+            self.latest.append(float(sums[step, env] - start[env]))
+            start[env] = sums[step, env]
+            self.episodes += 1
+        self.running = sums[-1] - start
+
+    @property
+    def mean(self) -> float:
+        """Mean of the latest returns; NaN before the first episode has ended."""
+        return float(np.mean(self.latest)) if self.latest else float("nan")
+
+
+class ProgressDisplay:
+    """A progress bar with return and steps per second where standard output is a terminal, nothing elsewhere."""
+
+    def __init__(self, total_steps: int, shown: bool) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("return {task.fields[mean_return]:.1f}"),
+            TextColumn("{task.fields[speed]:,.0f} steps/s"),
+            TimeElapsedColumn(),
+            console=Console(),
+            disable=not (shown and sys.stdout.isatty()),
+        )
+        self._task = self._progress.add_task("training", total=total_steps, mean_return=float("nan"), speed=0.0)
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, env_steps: int, mean_return: float, speed: float) -> None:
+        """Show the latest figures."""
+        self._progress.update(self._task, completed=env_steps, mean_return=mean_return, speed=speed)
+
+
+class Interruption:
+    """Set by the first Ctrl-C or SIGTERM; the training loop looks at it where it can stop and save."""
+
+    requested = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one acts as usual."""
+    interruption = Interruption()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous: dict[signal.Signals, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        previous.clear()
+
+    def request(_number: int, _frame: FrameType | None) -> None:
+        interruption.requested = True
+        restore()
+
+    try:
+        for number in signals:
+            previous[number] = signal.signal(number, request)
+    except ValueError:
+        # Only the main thread may set handlers; in another one, interruption is the caller's affair.
+        previous.clear()
+    try:
+        yield interruption
+    finally:
+        restore()

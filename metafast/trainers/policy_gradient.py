@@ -1,0 +1,462 @@
+"""Policy-gradient training: REINFORCE, A2C, PPO and online TD(lambda) over metafast's environments and kernels.
+
+Read from top to bottom: options, learner, collecting experience, turning it into a batch, updating, TD(lambda), the
+training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016 (A2C), Schulman et al. 2016 (GAE) and
+2017 (PPO), Sutton and Barto 2018, section 13.5 (actor-critic with eligibility traces).
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional
+
+import metafast
+from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _run, _traces
+from metafast.trainers._environments import AnyVectorEnv, to_rows
+from metafast.trainers._learner import Learner
+from metafast.trainers._policies import ActorCritic, make_distribution
+
+NAME = "policy-gradient"
+Algorithm = Literal["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"]
+
+
+@dataclass
+class Config:
+    """Policy-gradient training.
+
+    The defaults shown are those of the chosen environment and algorithm. With --json, standard output ends with one
+    JSON object.
+    """
+
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "CartPole-v1"
+    """Environment to train in."""
+    algorithm: Algorithm = "ppo"
+    """Estimator of the policy gradient."""
+    backend: _environments.Backend = "native"
+    """Where the environment comes from: metafast's native ones, or gymnasium's own."""
+    preset: Literal["default", "keras", "torch"] = "default"
+    """Network: default tanh trunk; keras 64 relu policy and 32 relu value; torch 128-128 relu trunk."""
+    policy: Literal["auto", "categorical", "bernoulli", "gaussian"] = "auto"
+    """Distribution over actions; auto chooses by the action space."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the default preset's trunk; none for a linear policy."""
+    num_envs: int = 32
+    """Environments stepped together, on each process."""
+    num_steps: int = 32
+    """Steps of each environment per iteration (REINFORCE runs whole episodes instead)."""
+    total_steps: int = 1_000_000
+    """Environment steps after which training ends in any case."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """How a gradient becomes a step."""
+    learning_rate: float = 3e-4
+    """Step size at the start."""
+    half_life: float | None = None
+    """Environment steps in which the step size halves; none keeps it."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """Lambda of GAE, or decay of the eligibility traces."""
+    epochs: int = 1
+    """Passes over each batch."""
+    minibatches: int = 1
+    """Parts that each pass is cut into."""
+    clip: float = 0.2
+    """PPO keeps the probability ratio within 1 - clip and 1 + clip."""
+    normalize_advantages: bool = False
+    """Standardise the advantages of each batch."""
+    value_coef: float = 0.5
+    """Weight of the value function's mean squared error."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are shortened to it; 0 for no limit."""
+    reward_scale: float = 1.0
+    """Factor on rewards inside the loss; reported returns are unscaled."""
+    target_return: float | None = None
+    """Stop once the latest 100 episodes reach this mean and fresh evaluation episodes exceed it by target_margin."""
+    target_margin: float = 0.0
+    """By how much; set so that a later confirmation does not fail by luck."""
+    evaluation_episodes: int = 200
+    """Fresh episodes of that evaluation, of the sampled policy."""
+    seed: int = 0
+    """Repeats a run bit for bit on the same machine."""
+    threads: int = 1
+    """CPU threads for kernels and torch; networks this small are fastest on one."""
+    device: str = "cpu"
+    """Torch device of the network."""
+    run_dir: str | None = None
+    """Where the run is saved; by default runs/ENV-ALGORITHM-SEED-TIME."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints; one is always written at the end and on Ctrl-C."""
+    resume: str | None = None
+    """Continue the run in this directory exactly, with its options where none are given anew."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise UsageError(f"seed must not be negative, not {self.seed}")
+        if self.learning_rate <= 0:
+            raise UsageError(f"learning_rate must be positive, not {self.learning_rate}")
+        # JSON gives a list.
+        self.hidden_sizes = tuple(self.hidden_sizes)
+
+
+PER_ALGORITHM: dict[str, dict[str, Any]] = {
+    "ppo": {"num_envs": 8, "num_steps": 128, "epochs": 4, "minibatches": 4, "normalize_advantages": True,
+            "max_grad_norm": 0.5},
+    "a2c": {"num_envs": 16, "num_steps": 8, "learning_rate": 5e-3, "lam": 0.9, "max_grad_norm": 0.5},
+    "reinforce": {"num_envs": 16, "learning_rate": 1e-2},
+    "reinforce-baseline": {"num_envs": 16, "learning_rate": 1e-2},
+    "td-lambda": {"learning_rate": 1e-3, "lam": 0.8, "value_coef": 0.1},
+}  # fmt: skip
+PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
+    "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1},
+    "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "learning_rate": 1e-2,
+                        "total_steps": 426 * 300},
+}  # fmt: skip
+PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
+    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 16, "learning_rate": 6.4e-3, "half_life": 40_000.0,
+                             "lam": 0.9, "epochs": 2, "max_grad_norm": 1.0, "reward_scale": 0.1},
+    ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
+    ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
+    ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
+                             "total_steps": 200_000},
+}  # fmt: skip
+PER_PRESET: dict[str, dict[str, Any]] = {"default": {}, "keras": {}, "torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
+
+
+def configure(env_id: str = "CartPole-v1", algorithm: str | None = None, **options: Any) -> Config:
+    """The options for an environment and an algorithm (None: the environment's own), then those given."""
+    environment = PER_ENVIRONMENT.get(env_id, {})
+    algorithm = algorithm or environment.get("algorithm", "ppo")
+    chosen = PER_ALGORITHM[algorithm] | environment | PER_PAIR.get((env_id, algorithm), {})
+    chosen |= PER_PRESET[options.get("preset", "default")] | options
+    return Config(**chosen | {"env_id": env_id, "algorithm": algorithm})
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Read the command line; what decides the defaults is looked at first, and judged with the rest."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env-id", "--env_id", "--env", nargs="?", default="CartPole-v1")
+    for name in ("--algorithm", "--preset", "--resume"):
+        first.add_argument(name, nargs="?")
+    known, _ = first.parse_known_args(arguments)
+    if known.resume is not None:
+        default = load_config(known.resume)
+    else:
+        algorithm = known.algorithm if known.algorithm in PER_ALGORITHM else None
+        preset = known.preset if known.preset in PER_PRESET else "default"
+        default = configure(known.env_id or "CartPole-v1", algorithm, preset=preset)
+    return tyro.cli(Config, args=list(arguments), default=default, prog=f"metafast train {NAME}")
+
+
+def load_config(run_dir: str) -> Config:
+    """The options of the run in `run_dir`."""
+    contents = _run.read_config(run_dir)
+    names = {field.name for field in dataclasses.fields(Config)}
+    if contents.get("trainer") != NAME or not names <= contents.keys():
+        raise UsageError(f"{run_dir} does not hold a {NAME} run of this version")
+    return Config(**{name: contents[name] for name in names})
+
+
+def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
+    """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {config.device!r} cannot be used: {error}") from error
+    distribution = make_distribution(env.single_action_space, config.policy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        observation_size = math.prod(env.single_observation_space.shape or ())
+        policy = ActorCritic(observation_size, distribution, config.preset, config.hidden_sizes).to(device)
+    return Learner(policy, distribution, torch.Generator().manual_seed(seed), device)
+
+
+@dataclass
+class Rollout:
+    """Experience, time-major.
+
+    `successors` [N, size] are observed after the last step; `finals` are (step, environments, their last observations)
+    of cut episodes; `kept` [T, N] marks the steps to learn from.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    successors: Tensor
+    finals: list[tuple[int, np.ndarray, np.ndarray]]
+    kept: Tensor
+
+
+@torch.no_grad()
+def collect(
+    env: AnyVectorEnv, learner: Learner, observations: np.ndarray, num_steps: int, whole_episodes: bool = False
+) -> tuple[Rollout, np.ndarray]:
+    """Act for `num_steps`, or until every environment has ended an episode; also return what is observed next."""
+    distribution = learner.distribution
+    steps: list[list[Tensor]] = []
+    finals: list[tuple[int, np.ndarray, np.ndarray]] = []
+    unfinished = np.full(env.num_envs, whole_episodes)
+    while unfinished.any() if whole_episodes else len(steps) < num_steps:
+        step = len(steps)
+        if step % num_steps == 0:
+            noise = distribution.noise((num_steps, env.num_envs), learner.generator).to(learner.device)
+        rows = to_rows(observations)
+        actions = distribution.sample(learner.policy.act(rows.to(learner.device)), noise[step % num_steps]).cpu()
+        observations, rewards, terminated, truncated, infos = env.step(distribution.to_environment(actions.numpy()))
+        outcome = [torch.from_numpy(column) for column in (rewards, terminated, truncated)]
+        steps.append([rows, actions, *outcome])
+        if truncated.any():
+            (cut,) = truncated.nonzero()
+            finals.append((step, cut, _environments.final_observations(env, infos, truncated)))
+        if whole_episodes:
+            unfinished &= ~(terminated | truncated)
+    rows, actions, rewards, terminated, truncated = (torch.stack(column) for column in zip(*steps, strict=True))
+    kept = torch.ones_like(terminated)
+    if whole_episodes:
+        # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
+        ended = (terminated | truncated).int()
+        kept = ended.cumsum(0) - ended == 0
+    successors = to_rows(observations)
+    return Rollout(rows, actions, rewards.float(), terminated, truncated, successors, finals, kept), observations
+
+
+@dataclass
+class Batch:
+    """Steps to learn from, in any order; `num_units` is what the policy loss is averaged over: steps or episodes."""
+
+    num_units: float
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
+        """Cut into `minibatches` parts at random."""
+        if minibatches == 1:
+            return [self]
+        order = torch.randperm(len(self.returns), generator=generator).to(self.returns.device)
+        columns = (self.observations, self.actions, self.log_probs, self.advantages, self.returns)
+        parts = zip(*(column[order].chunk(minibatches) for column in columns), strict=True)
+        return [Batch(self.num_units * len(part[-1]) / len(order), *part) for part in parts]
+
+
+@torch.no_grad()
+def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
+    """Estimate advantages and value targets. A cut episode counts on the value of its true last observation."""
+    rewards = rollout.rewards * config.reward_scale
+    everything = torch.cat([rollout.observations, rollout.successors[None]]).to(learner.device)
+    outputs, values = learner.policy(everything)
+    observations, actions = everything[:-1], rollout.actions.to(learner.device)
+    log_probs = learner.distribution.log_prob(outputs[:-1], actions)
+    values = values.cpu()
+    final_values = torch.zeros_like(rewards)
+    for step, cut, finals in rollout.finals:
+        final_values[step, torch.from_numpy(cut)] = learner.policy(to_rows(finals).to(learner.device))[1].cpu()
+    ends = rollout.terminated, rollout.truncated
+    if config.algorithm in ("ppo", "a2c"):
+        next_values = torch.where(rollout.truncated[-1], final_values[-1], values[-1])
+        advantages, returns = metafast.gae(
+            rewards, values[:-1], next_values, *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
+        )
+        num_units = rewards.numel()
+    else:
+        # Without a baseline no value is trusted: a cut episode's return is what was seen of it (plain Monte Carlo).
+        with_baseline = config.algorithm == "reinforce-baseline"
+        returns = metafast.discounted_returns(
+            rewards, *ends, gamma=config.gamma, final_values=final_values if with_baseline else None
+        )
+        advantages = returns - values[:-1] if with_baseline else returns
+        num_units = rewards.shape[1]
+    if config.normalize_advantages:
+        chosen = advantages[rollout.kept]
+        advantages = (advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
+    columns = observations, actions, log_probs, advantages.to(learner.device), returns.to(learner.device)
+    kept = rollout.kept.to(learner.device)
+    return Batch(num_units, *(column[kept] for column in columns))
+
+
+def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss whose gradient is minus the policy gradient, plus value error, minus entropy."""
+    outputs, values = learner.policy(batch.observations)
+    log_probs = learner.distribution.log_prob(outputs, batch.actions)
+    if config.algorithm == "ppo":
+        # Schulman et al. 2017, eq. 7.
+        ratios = (log_probs - batch.log_probs).exp()
+        clipped = ratios.clamp(1 - config.clip, 1 + config.clip)
+        surrogate = torch.minimum(ratios * batch.advantages, clipped * batch.advantages)
+    else:
+        # Williams 1992: the gradient of log pi(a|s) (R - b); advantages are constants here.
+        surrogate = log_probs * batch.advantages
+    loss = policy_loss = -surrogate.sum() / batch.num_units
+    parts = {"policy": policy_loss}
+    if config.algorithm != "reinforce":
+        parts["value"] = functional.mse_loss(values, batch.returns)
+        loss = loss + config.value_coef * parts["value"]
+    if config.entropy_coef:
+        parts["entropy"] = learner.distribution.entropy(outputs).mean()
+        loss = loss - config.entropy_coef * parts["entropy"]
+    return loss, parts
+
+
+def update(config: Config, learner: Learner, batch: Batch, learning_rate: float) -> dict[str, float]:
+    """Learn from a batch; return the last minibatch's parts of the loss."""
+    for _ in range(config.epochs):
+        for minibatch in batch.shuffled(config.minibatches, learner.generator):
+            loss, parts = compute_loss(config, learner, minibatch)
+            loss.backward()
+            learner.step(learning_rate, config.max_grad_norm, config.optimizer)
+    return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
+
+
+@torch.no_grad()
+def play(env: AnyVectorEnv, learner: Learner, seed: int, greedy: bool = False) -> np.ndarray:
+    """Returns of one episode in each environment: none is chosen for being short."""
+    generator = torch.Generator().manual_seed(seed)
+    observations, _ = env.reset(seed=seed)
+    returns, unfinished = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
+    while unfinished.any():
+        noise = learner.distribution.noise((env.num_envs,), generator).to(learner.device)
+        outputs = learner.policy.act(to_rows(observations).to(learner.device))
+        actions = learner.distribution.sample(outputs, torch.zeros_like(noise) if greedy else noise).cpu()
+        observations, rewards, terminated, truncated, _ = env.step(learner.distribution.to_environment(actions.numpy()))
+        returns[unfinished] += rewards[unfinished]
+        unfinished &= ~(terminated | truncated)
+    return returns
+
+
+def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: _checkpoint.Counters) -> bool:
+    """Confirm on fresh episodes that the target is exceeded by its margin; a refusal is not reviewed for 4 iterations.
+
+    The training mean lags behind the policy and is biased to short episodes, so it alone decides nothing.
+    """
+    assert config.target_return is not None
+    if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
+        return False
+    env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
+    counters.evaluation_return = float(play(env, learner, seed + counters.iteration).mean())
+    counters.next_evaluation = counters.iteration + 4
+    return counters.evaluation_return >= config.target_return + config.target_margin
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
+    started = time.perf_counter()
+    torch.set_num_threads(config.threads)
+    metafast.set_num_threads(config.threads)
+    rank, world_size = _distributed.start()
+    env_seed, policy_seed, evaluation_seed = _run.derive_seeds(config.seed, rank)
+    env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
+    learner = make_learner(config, env, policy_seed)
+    episodes = _run.EpisodeReturns(config.num_envs, window=100)
+    traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
+    traces = traces.to(learner.device)
+    if config.resume is None:
+        directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
+        directory.write_config(NAME, config)
+        observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
+    else:
+        directory = _run.RunDirectory(Path(config.resume), rank)
+        observations, counters = _checkpoint.restore(directory, learner, env, traces, episodes)
+    earlier_seconds, solved, interrupted = counters.seconds, False, False
+    saved = time.perf_counter()
+    with (
+        _run.interruptible() as interruption,
+        _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
+    ):
+        while counters.env_steps < config.total_steps and not (solved or interrupted):
+            learning_rate = config.learning_rate
+            if config.half_life is not None:
+                learning_rate *= 0.5 ** (counters.env_steps / config.half_life)
+            if config.algorithm == "td-lambda":
+                rewards, ended, observations = _traces.learn_online(
+                    config, learner, env, observations, traces, learning_rate
+                )
+                losses = {}
+            else:
+                whole_episodes = config.algorithm in ("reinforce", "reinforce-baseline")
+                if whole_episodes and counters.iteration > 0:
+                    observations, _ = env.reset()
+                rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
+                losses = update(config, learner, make_batch(config, learner, rollout), learning_rate)
+                rewards = (rollout.rewards * rollout.kept).numpy()
+                ended = ((rollout.terminated | rollout.truncated) & rollout.kept).numpy()
+            episodes.add(rewards, ended)
+            counters.iteration += 1
+            counters.env_steps += rewards.size * world_size
+            counters.seconds = earlier_seconds + time.perf_counter() - started
+            if episodes.latest:
+                counters.curve.append({"env_steps": counters.env_steps, "mean_return": episodes.mean})
+                directory.log({"charts/mean_return": episodes.mean, **losses}, counters.env_steps)
+            display.update(counters.env_steps, episodes.mean, counters.env_steps / counters.seconds)
+            if rank == 0 and config.target_return is not None and len(episodes.latest) == 100:
+                solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
+            due = time.perf_counter() - saved > config.checkpoint_seconds
+            solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
+            if due:
+                _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
+                saved = time.perf_counter()
+        counters.seconds = earlier_seconds + time.perf_counter() - started
+    _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
+    directory.write_curve(counters.curve, config.target_return, f"{config.env_id}, {config.algorithm}")
+    directory.close()
+    _distributed.stop()
+    return {
+        "trainer": NAME,
+        "env_id": config.env_id,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "env_steps": counters.env_steps,
+        "episodes": episodes.episodes,
+        "seconds": counters.seconds,
+        "mean_return": episodes.mean,
+        "evaluation_return": counters.evaluation_return,
+        "solved": solved,
+        "interrupted": interrupted,
+        "run_dir": str(directory.path),
+        "learning_curve": str(directory.curve_path),
+    }
+
+
+def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
+    """Play `episodes` fresh episodes, each in an environment of its own, with the policy saved in `run_dir`."""
+    config = dataclasses.replace(load_config(run_dir), device="cpu")
+    backend = backend or config.backend
+    torch.set_num_threads(config.threads)
+    env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
+    learner = make_learner(config, env, 0)
+    _run.RunDirectory(Path(run_dir)).read_policy(learner.policy)
+    returns = play(env, learner, seed, greedy)
+    return {
+        "env_id": config.env_id,
+        "backend": backend,
+        "episodes": episodes,
+        "greedy": greedy,
+        "seed": seed,
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "min_return": float(returns.min()),
+        "max_return": float(returns.max()),
+        "run_dir": str(run_dir),
+    }

@@ -1,0 +1,164 @@
+"""Whole runs: that they learn, repeat, resume and leave behind what they should."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from metafast.data import breast_cancer
+from metafast.trainers import UsageError, _run
+from metafast.trainers import policy_gradient as pg
+
+ALGORITHMS = ["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"]
+
+
+def run(run_dir, **options):
+    return pg.train(pg.configure(run_dir=str(run_dir), **options))
+
+
+def weights(run_dir):
+    return safetensors.torch.load_file(run_dir / "policy.safetensors")
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ppo_solves_cartpole_and_gymnasium_agrees(tmp_path):
+    result = run(tmp_path / "run", seed=1)
+    assert result["solved"]
+    assert result["mean_return"] >= 475
+    assert result["evaluation_return"] >= 490
+    assert result["env_steps"] < 500_000
+    confirmed = pg.evaluate(result["run_dir"], episodes=100, backend="gymnasium", greedy=False, seed=0)
+    assert confirmed["mean_return"] >= 475
+    assert confirmed["episodes"] == 100
+    native = pg.evaluate(result["run_dir"], episodes=100, backend="native", greedy=True, seed=0)
+    assert native["mean_return"] >= 475
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("a2c", {"total_steps": 60_000}),
+        ("reinforce", {"total_steps": 60_000}),
+        ("reinforce-baseline", {"total_steps": 60_000}),
+        ("td-lambda", {"total_steps": 8_000, "num_envs": 8}),
+    ],
+)
+def test_the_other_algorithms_learn(tmp_path, algorithm, options):
+    result = run(tmp_path / "run", algorithm=algorithm, seed=1, **options)
+    # The uniform policy's mean return is 22.
+    assert result["mean_return"] > 40
+
+
+@pytest.mark.parametrize("preset", ["keras", "torch"])
+def test_presets_learn(tmp_path, preset):
+    assert run(tmp_path / "run", preset=preset, total_steps=25_000, seed=1)["mean_return"] > 60
+
+
+def test_preset_torch_has_the_stated_loss():
+    config = pg.parse(["--preset", "torch"])
+    assert (config.value_coef, config.entropy_coef) == (0.5, 0.01)
+    assert pg.parse(["--preset", "torch", "--entropy-coef", "0"]).entropy_coef == 0
+
+
+def test_bernoulli_policy_learns_cartpole(tmp_path):
+    assert run(tmp_path / "run", policy="bernoulli", total_steps=25_000, seed=1)["mean_return"] > 60
+
+
+def test_gaussian_policy_on_gymnasiums_own_pendulum(tmp_path):
+    options = {"env_id": "Pendulum-v1", "backend": "gymnasium", "preset": "torch", "num_envs": 2}
+    result = run(tmp_path / "run", num_steps=200, total_steps=2_000, **options)
+    assert result["episodes"] == 10
+    assert -2000 < result["mean_return"] < 0
+    evaluation = pg.evaluate(result["run_dir"], episodes=2, backend=None, greedy=True, seed=0)
+    assert evaluation["backend"] == "gymnasium"
+
+
+def test_breast_cancer_accuracy_is_within_a_point_of_logistic_regression(tmp_path):
+    (features, labels), (test_features, test_labels) = map(breast_cancer.load, ("train", "test"))
+    reference = LogisticRegression().fit(features, labels).score(test_features, test_labels)
+    for policy in ("categorical", "bernoulli"):
+        run(tmp_path / policy, env_id="BreastCancer-v0", policy=policy)
+        result = pg.evaluate(str(tmp_path / policy), len(test_labels), None, greedy=True, seed=0)
+        assert result["mean_return"] >= reference - 0.01
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_seed_repeats_a_run_bit_for_bit(tmp_path, algorithm):
+    options = {"algorithm": algorithm, "num_envs": 4, "num_steps": 16, "total_steps": 300}
+    for name in ("first", "second"):
+        run(tmp_path / name, seed=5, **options)
+    assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    run(tmp_path / "other", seed=6, **options)
+    assert not torch.equal(
+        *(torch.cat([tensor.flatten() for tensor in weights(tmp_path / name).values()]) for name in ("first", "other"))
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_resuming_continues_exactly(tmp_path, algorithm):
+    # REINFORCE's iterations vary in length: its halves are told apart by where the first one ended.
+    options = {"algorithm": algorithm, "num_envs": 4, "num_steps": 16, "seed": 2, "half_life": 500.0}
+    first = run(tmp_path / "halves", total_steps=256, **options)
+    total = str(first["env_steps"] + 256)
+    resumed = pg.train(pg.parse(["--resume", str(tmp_path / "halves"), "--total-steps", total]))
+    straight = run(tmp_path / "straight", total_steps=int(total), **options)
+    assert_same_weights(weights(tmp_path / "halves"), weights(tmp_path / "straight"))
+    for key in ("env_steps", "episodes"):
+        assert resumed[key] == straight[key]
+    np.testing.assert_equal(resumed["mean_return"], straight["mean_return"])
+    states = [_run.RunDirectory(tmp_path / name).read_state()[0] for name in ("halves", "straight")]
+    assert states[0].keys() == states[1].keys()
+    for name in states[0]:
+        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+
+
+def test_resuming_with_other_sizes_is_refused(tmp_path):
+    run(tmp_path / "run", num_envs=4, num_steps=16, total_steps=64)
+    for option in (["--num-envs", "5"], ["--hidden-sizes", "8"]):
+        with pytest.raises(UsageError, match="saved with another network"):
+            pg.train(pg.parse(["--resume", str(tmp_path / "run"), *option]))
+
+
+def test_a_run_directory_holds_what_is_promised(tmp_path):
+    result = run(tmp_path / "run", num_envs=8, num_steps=32, total_steps=1024, seed=4)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.json", "policy.safetensors", "training_state.safetensors", "learning_curve.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.endswith(".partial") for name in names)
+    contents = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert contents["trainer"] == "policy-gradient"
+    assert contents["seed"] == 4
+    assert pg.load_config(result["run_dir"]) == pg.configure(
+        run_dir=str(tmp_path / "run"), num_envs=8, num_steps=32, total_steps=1024, seed=4
+    )
+    assert (tmp_path / "run" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="already holds a run"):
+        run(tmp_path / "run", total_steps=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"env_id": "Nowhere-v0"}, "no native environment 'Nowhere-v0'"),
+        ({"env_id": "Nowhere-v0", "backend": "gymnasium"}, "no gymnasium environment 'Nowhere-v0'"),
+        ({"env_id": "FrozenLake-v1", "backend": "gymnasium"}, "need a Box"),
+        ({"policy": "gaussian"}, "no gaussian policy"),
+        ({"device": "nonsense"}, "device 'nonsense'"),
+        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"minibatches": 0}, "minibatches must be at least 1"),
+        ({"gamma": 1.5}, "gamma must lie between 0 and 1"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_leaves_no_directory(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
