@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 HALF_PRECISION = ("float16", "bfloat16")
+# Arguments that may be left out, and those that may be numbers as well as arrays.
+OPTIONAL = frozenset({"truncated", "mask", "final_values", "bootstrap"})
+COEFFICIENTS = frozenset({"gamma", "lam"})
 
 
 def library_of(array: Any) -> str:
@@ -35,19 +38,23 @@ def is_torch(array: Any) -> bool:
 
 def dtype_name(array: Any) -> str:
     """Name an array's dtype alike in every library: ``"float32"``, ``"bfloat16"``, ``"bool"``, ..."""
-    return str(array.dtype).removeprefix("torch.")
+    dtype = array.dtype if hasattr(array, "dtype") else np.from_dlpack(array).dtype
+    return str(dtype).removeprefix("torch.")
 
 
 def device_of(array: Any) -> str:
     """Name the device an array is on, ``"cpu"`` for the host's memory."""
-    device = getattr(array, "device", "cpu")
-    device = getattr(device, "platform", device)  # a JAX device prints its number, its platform is what counts
-    return str(device)
+    if isinstance(array, np.ndarray):
+        return "cpu"
+    if is_torch(array):
+        return str(array.device)
+    kind = int(array.__dlpack_device__()[0])  # 1 is kDLCPU
+    return "cpu" if kind == 1 else f"a device of DLPack kind {kind}"
 
 
 def is_array(value: Any) -> bool:
-    """Tell an array from a number: a coefficient such as gamma may be either."""
-    return isinstance(value, np.ndarray) or hasattr(value, "__dlpack__")
+    """Tell an array, with or without axes, from a number."""
+    return isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__")
 
 
 def check_same_kind(arrays: Mapping[str, Any]) -> None:
@@ -56,24 +63,28 @@ def check_same_kind(arrays: Mapping[str, Any]) -> None:
     Parameters
     ----------
     arrays
-        Arrays by argument name; the first is the one the others are compared with. None and numbers are passed over.
+        Arrays by argument name; the first is the one the others are compared with. None is passed over where the
+        argument is optional, and so is a number where it is a coefficient.
     """
-    names = [name for name, array in arrays.items() if array is not None]
-    first = names[0]
-    library, device = library_of(arrays[first]), device_of(arrays[first])
-    for name in names:
-        array = arrays[name]
-        other = library_of(array)
-        if not other:
-            if name in ("gamma", "lam"):
-                continue
+    first = next(iter(arrays))
+    library, device = "", ""
+    for name, array in arrays.items():
+        if (array is None and name in OPTIONAL) or (name in COEFFICIENTS and not is_array(array)):
+            continue
+        if not is_array(array):
+            if isinstance(array, np.generic):
+                continue  # a NumPy number may stand for a row without axes; the binding judges it
             raise TypeError(
                 f"{name} must be an array (NumPy, torch, JAX, or with __dlpack__), not {type(array).__name__}"
             )
-        if name in ("gamma", "lam") and array.ndim == 0:
+        if name in COEFFICIENTS and getattr(array, "ndim", None) == 0:
             continue
-        if other != library:
-            raise TypeError(f"{name} is a {other} array, but {first} is a {library} array; one call takes one library")
+        if not library:
+            library, device = library_of(array), device_of(array)
+        if library_of(array) != library:
+            raise TypeError(
+                f"{name} is a {library_of(array)} array, but {first} is a {library} array; one call takes one library"
+            )
         if device_of(array) != device:
             raise TypeError(f"{name} is on {device_of(array)}, but {first} is on {device}; one call takes one device")
     if device != "cpu":
@@ -81,13 +92,14 @@ def check_same_kind(arrays: Mapping[str, Any]) -> None:
 
 
 def check_floats_share_dtype(arrays: Mapping[str, Any]) -> None:
-    """Raise a TypeError unless the floats among the arrays (None and 0-d arrays aside) share the first one's dtype."""
-    names = [name for name, array in arrays.items() if is_array(array) and array.ndim > 0]
-    first = names[0]
-    for name in names:
-        if dtype_name(arrays[name]) != dtype_name(arrays[first]):
+    """Raise a TypeError unless the floats among the arrays share the first one's dtype; numbers may have their own."""
+    first = next(iter(arrays))
+    for name, array in arrays.items():
+        if not is_array(array) or (name in COEFFICIENTS and getattr(array, "ndim", None) == 0):
+            continue
+        if dtype_name(array) != dtype_name(arrays[first]):
             raise TypeError(
-                f"{name} has dtype {dtype_name(arrays[name])}, but {first} has {dtype_name(arrays[first])}; "
+                f"{name} has dtype {dtype_name(array)}, but {first} has {dtype_name(arrays[first])}; "
                 "the floats of one call share a dtype"
             )
 
@@ -139,13 +151,23 @@ def call_on_host(
     check_same_kind(arrays)
     check_floats_share_dtype(floats)
     like = next(iter(floats.values()))
+    if not is_torch(like) and not isinstance(like, np.ndarray) and not hasattr(like, "__array_namespace__"):
+        raise TypeError(
+            f"{next(iter(floats))} is a {library_of(like)} array, whose library has no __array_namespace__ to give "
+            "results back in; pass numpy.from_dlpack of the arrays instead"
+        )
     views = {name: to_numpy(array) for name, array in arrays.items()}
     if out:
         outputs = {f"out[{index}]": array for index, array in enumerate(out)}
         check_same_kind({next(iter(floats)): like, **outputs})
         if dtype_name(like) in HALF_PRECISION:
             raise TypeError(f"out cannot be given for {dtype_name(like)}, whose results are computed in float32")
+        for name, array in outputs.items():
+            if is_torch(array) and array.requires_grad:
+                raise ValueError(f"{name} requires grad, so it cannot be written to")
         kernel(**views, **options, out=tuple(to_numpy(array) for array in out))
+        if is_torch(like):
+            sys.modules["torch"].autograd.graph.increment_version(out)
         return tuple(out)
     results = kernel(**views, **options)
     if isinstance(results, tuple):

@@ -29,18 +29,6 @@ bool ranges_meet(const py::array& a, const py::array& b) {
   return first.first < second.second && second.first < first.second;
 }
 
-// to[...] = from over `shape`, element by element in bytes.
-void copy_strided(char* to, const py::ssize_t* to_strides, const char* from, const py::ssize_t* from_strides,
-                  const py::ssize_t* shape, int ndim, std::size_t itemsize) {
-  if (ndim == 0) {
-    std::memcpy(to, from, itemsize);
-    return;
-  }
-  for (py::ssize_t i = 0; i < *shape; ++i)
-    copy_strided(to + i * *to_strides, to_strides + 1, from + i * *from_strides, from_strides + 1, shape + 1, ndim - 1,
-                 itemsize);
-}
-
 }  // namespace
 
 std::string shape_text(const py::ssize_t* shape, int ndim) {
@@ -79,10 +67,19 @@ py::array float_array(py::handle value, const char* name, const py::array& rewar
   return array;
 }
 
+py::array row_array(py::handle value, const char* name, const py::array& rewards) {
+  // Indexing a one-dimensional array gives a NumPy number, which is as good as a row without axes.
+  if (!py::isinstance<py::array>(value)) {
+    const auto numpy = py::module_::import("numpy");
+    if (py::isinstance(value, numpy.attr("generic"))) return float_array(numpy.attr("asarray")(value), name, rewards);
+  }
+  return float_array(value, name, rewards);
+}
+
 py::array flag_array(py::handle value, const char* name) {
   auto array = plain_array(value, name);
   const char kind = array.dtype().kind();
-  if (kind == 'b') return array;
+  if ((kind == 'b' || kind == 'i' || kind == 'u') && array.itemsize() == 1) return array;
   if (kind != 'i' && kind != 'u' && kind != 'f')
     throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) + "; expected bool, or 0 and 1 as integers or floats");
   return array.attr("__ne__")(0).cast<py::array>();
@@ -103,10 +100,15 @@ SequenceLayout::SequenceLayout(const py::array& rewards, const char* name, int t
   // Time-major memory seen batch-major, and the reverse, are walked as they lie.
   Walk walk;
   const auto itemsize = rewards.itemsize();
-  if (!walk_of(full_strides(rewards), itemsize, walk) && (outer == 1 || inner == 1)) {
+  const Strides strides = full_strides(rewards);
+  const auto repeats = [&](int axis) { return strides[axis] == 0 && shape_[axis] > 1; };
+  bool broadcast = false;
+  for (int axis = 0; axis < ndim_; ++axis) broadcast = broadcast || repeats(axis);
+  // What was broadcast says nothing of how the other arrays lie.
+  if (!walk_of(strides, itemsize, walk) && (outer == 1 || inner == 1) && !broadcast) {
     swapped_ = true;
     extents_ = {inner, extents_.time, outer};
-    if (!walk_of(full_strides(rewards), itemsize, walk)) {
+    if (!walk_of(strides, itemsize, walk)) {
       swapped_ = false;
       extents_ = {outer, extents_.time, inner};
     }
@@ -193,13 +195,18 @@ bool SequenceLayout::group(const Strides& strides, int begin, int end, py::ssize
   return true;
 }
 
-bool SequenceLayout::walk_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const {
+// The strides of the problem's outer, time and inner axis, where the array's axes can be walked as those three.
+bool SequenceLayout::groups_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const {
   walk = {0, strides[time_axis_], 0, itemsize};
   py::ssize_t before = 0, after = 0;
   if (!group(strides, 0, time_axis_, before) || !group(strides, time_axis_ + 1, ndim_, after)) return false;
   walk.outer = swapped_ ? after : before;
   walk.inner = swapped_ ? before : after;
-  if (walk.outer % itemsize || walk.time % itemsize) return false;
+  return walk.outer % itemsize == 0 && walk.time % itemsize == 0;
+}
+
+bool SequenceLayout::walk_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const {
+  if (!groups_of(strides, itemsize, walk)) return false;
   // Neighbours must be neighbours in memory: columns, or times where there is one column.
   if (extents_.inner > 1) return walk.inner == itemsize;
   return extents_.time <= 1 || walk.time == itemsize;
@@ -209,21 +216,19 @@ SequenceLayout::Bytes SequenceLayout::view_bytes(py::array& array, const Strides
   Bytes bytes{static_cast<const char*>(array.data()), {}};
   if (size() == 0 || walk_of(strides, array.itemsize(), bytes.walk)) return bytes;
   py::array copy = empty(array.dtype());
-  const Strides to = memory_order(array.itemsize());
-  copy_strided(static_cast<char*>(copy.mutable_data()), to.data(), bytes.data, strides.data(), shape_.data(), ndim_,
-               static_cast<std::size_t>(array.itemsize()));
+  copy[py::ellipsis()] = py::array(array.dtype(), py::array::ShapeContainer(shape_.begin(), shape_.begin() + ndim_),
+                                   py::array::StridesContainer(strides.begin(), strides.begin() + ndim_), bytes.data, array);
   array = copy;
-  walk_of(to, array.itemsize(), bytes.walk);
+  walk_of(memory_order(array.itemsize()), array.itemsize(), bytes.walk);
   bytes.data = static_cast<const char*>(array.data());
   return bytes;
 }
 
 SequenceLayout::Bytes SequenceLayout::row_bytes(py::array& array) const {
   Walk walk;
-  walk_of(row_strides(array), array.itemsize(), walk);
-  if (extents_.inner > 1 && walk.inner != array.itemsize()) {
+  if (!groups_of(row_strides(array), array.itemsize(), walk) || (extents_.inner > 1 && walk.inner != array.itemsize())) {
     array = py::module_::import("numpy").attr("ascontiguousarray")(array).cast<py::array>();
-    walk_of(row_strides(array), array.itemsize(), walk);
+    groups_of(row_strides(array), array.itemsize(), walk);
   }
   return {static_cast<const char*>(array.data()), walk};
 }

@@ -28,6 +28,9 @@ py::array plain_array(py::handle value, const char* name);
 // The same, with the dtype that `rewards` has: else a TypeError that names both.
 py::array float_array(py::handle value, const char* name, const py::array& rewards);
 
+// The same for values of one row (rewards without the time axis), where a NumPy number is taken too.
+py::array row_array(py::handle value, const char* name, const py::array& rewards);
+
 // The same for a flag of bool, integers or floats, as an array of one byte per element (converted where it is not).
 py::array flag_array(py::handle value, const char* name);
 
@@ -43,7 +46,6 @@ class SequenceLayout {
   // Raises ValueError unless `array` has the shape of the first argument (without its time axis for `check_row`).
   void check_shape(const py::array& array, const char* name) const;
   void check_row_shape(const py::array& array, const char* name) const;
-  bool has_row_shape(const py::array& array) const;
 
   // Views; an array that does not fit the memory order is replaced by a copy of it that does.
   template <class T>
@@ -85,6 +87,7 @@ class SequenceLayout {
   Strides broadcast_strides(const py::array& array, const char* name) const;
   Strides memory_order(py::ssize_t itemsize) const;
   bool group(const Strides& strides, int begin, int end, py::ssize_t& stride) const;
+  bool groups_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const;
   bool walk_of(const Strides& strides, py::ssize_t itemsize, Walk& walk) const;
   Bytes view_bytes(py::array& array, const Strides& strides) const;
   Bytes row_bytes(py::array& array) const;

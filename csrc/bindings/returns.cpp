@@ -1,6 +1,9 @@
 // Return estimators: checks arguments, allocates results, runs the kernels' slices.
 #include <unistd.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "bindings/arrays.hpp"
 #include "bindings/interrupt.hpp"
 #include "returns/estimators.hpp"
@@ -58,23 +61,31 @@ auto with_float_type(const py::array& rewards, const char* name, Function&& func
   }
 }
 
+// A Python or NumPy number, or an array without axes of any library.
+bool as_number(py::handle value, double& number) {
+  if (PyBool_Check(value.ptr()) || !PyNumber_Check(value.ptr())) return false;
+  if (py::hasattr(value, "ndim") && value.attr("ndim").cast<int>() != 0) return false;
+  number = PyFloat_AsDouble(value.ptr());
+  if (number != -1.0 || !PyErr_Occurred()) return true;
+  PyErr_Clear();
+  return false;
+}
+
 template <class T>
 Coefficient<T> coefficient(py::handle value, const char* name, const py::array& rewards, const SequenceLayout& layout,
                            py::array& keep) {
   Coefficient<T> result;
+  double number = 0.0;
   if (PyFloat_CheckExact(value.ptr())) {
     result.value = static_cast<T>(PyFloat_AS_DOUBLE(value.ptr()));
   } else if (py::isinstance<py::array>(value) && py::reinterpret_borrow<py::array>(value).ndim() > 0) {
     keep = float_array(value, name, rewards);
     result.view = layout.broadcast_view<T>(keep, name);
-  } else {
-    const double number = PyBool_Check(value.ptr()) || !PyNumber_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
-    if (PyBool_Check(value.ptr()) || !PyNumber_Check(value.ptr()) || (number == -1.0 && PyErr_Occurred())) {
-      PyErr_Clear();
-      throw py::type_error(std::string(name) + " must be a number or an array that broadcasts to rewards, not " +
-                           py::repr(value).cast<std::string>());
-    }
+  } else if (as_number(value, number)) {
     result.value = static_cast<T>(number);
+  } else {
+    throw py::type_error(std::string(name) + " must be a number or a numpy.ndarray that broadcasts to rewards, not " +
+                         py::repr(value).cast<std::string>());
   }
   return result;
 }
@@ -95,21 +106,41 @@ SequenceView<const T> floats(py::handle value, const char* name, const py::array
   return layout.view<T>(keep);
 }
 
-// The bootstrapped form knows the successor of a truncated step only after the last step.
+// The step of a truncation whose successor the bootstrapped form does not know without final_values, or -1. It knows
+// the successor of the last step, which under a mask is the last whose mask is 1.
 template <class T>
-void require_final_values(const returns::Gae<T>& gae) {
+std::int64_t find_unknown_successor(const returns::Gae<T>& gae) {
+  std::vector<std::uint8_t> followed(static_cast<std::size_t>(gae.extents.inner));
   for (std::int64_t outer = 0; outer < gae.extents.outer; ++outer) {
-    for (std::int64_t time = 0; time + 1 < gae.extents.time; ++time) {
+    std::fill(followed.begin(), followed.end(), std::uint8_t{0});
+    for (std::int64_t time = gae.extents.time - 1; time >= 0; --time) {
       const std::uint8_t* truncated = gae.truncated.row(outer, time);
       const std::uint8_t* terminated = gae.terminated.row(outer, time);
       const std::uint8_t* mask = gae.mask ? gae.mask.row(outer, time) : nullptr;
-      for (std::int64_t column = 0; column < gae.extents.inner; ++column)
-        if (truncated[column] && !terminated[column] && (mask == nullptr || mask[column]))
-          throw py::value_error("final_values is missing: truncated is set at step " + std::to_string(time) +
-                                ", before the last, and next_values holds only the values after the last step; pass "
-                                "final_values, or next_values in the full shape of rewards");
+      bool unknown = false;
+      for (std::int64_t column = 0; column < gae.extents.inner; ++column) {
+        const bool taken = mask == nullptr || mask[column] != 0;
+        std::uint8_t& has_follower = followed[static_cast<std::size_t>(column)];
+        unknown |= taken && has_follower && truncated[column] && !terminated[column];
+        has_follower |= taken;
+      }
+      if (unknown) return time;
     }
   }
+  return -1;
+}
+
+template <class T>
+void require_final_values(const returns::Gae<T>& gae) {
+  std::int64_t step;
+  {
+    py::gil_scoped_release released;
+    step = find_unknown_successor(gae);
+  }
+  if (step >= 0)
+    throw py::value_error("final_values is missing: truncated is set at step " + std::to_string(step) +
+                          ", before the last, and next_values holds only the values after the last step; pass "
+                          "final_values, or next_values in the full shape of rewards");
 }
 
 // Where the caller's array does not lie in the problem's memory order, the result is made beside it and copied in.
@@ -139,7 +170,7 @@ py::tuple gae(py::handle rewards_in, py::handle values_in, py::handle next_value
     arguments.extents = layout.extents();
     arguments.rewards = layout.view<T>(rewards);
     arguments.values = floats<T>(values_in, "values", rewards_array, layout, values);
-    next_values = float_array(next_values_in, "next_values", rewards_array);
+    next_values = row_array(next_values_in, "next_values", rewards_array);
     arguments.bootstrapped = next_values.ndim() != rewards_array.ndim();
     if (arguments.bootstrapped) {
       layout.check_row_shape(next_values, "next_values");
@@ -216,7 +247,7 @@ py::array discounted_returns(py::handle rewards_in, py::handle terminated_in, py
     if (given(truncated_in)) arguments.truncated = flags(truncated_in, "truncated", layout, truncated);
     arguments.gamma = coefficient<T>(gamma_in, "gamma", rewards_array, layout, gamma);
     if (given(bootstrap_in)) {
-      bootstrap = float_array(bootstrap_in, "bootstrap", rewards_array);
+      bootstrap = row_array(bootstrap_in, "bootstrap", rewards_array);
       layout.check_row_shape(bootstrap, "bootstrap");
       arguments.bootstrap = layout.row_view<T>(bootstrap);
     }

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
+
+MAX_DIMENSIONS = 8  # as in the bindings
 
 _library = torch.library.Library("metafast", "FRAGMENT")
 # result_t = offsets_t + decays_t * result_{t+1}, or result_{t-1} with `forwards`; a decay of 0 cuts.
@@ -23,7 +26,7 @@ _library.define("affine_scan(Tensor offsets, Tensor decays, int time_axis, bool 
 @torch.library.impl("metafast::affine_scan", "CPU", lib=_library)
 def _affine_scan_cpu(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool) -> Tensor:
     result = _core.affine_scan(offsets.detach().numpy(), decays.detach().numpy(), time_axis, forwards)
-    return torch.from_numpy(result)
+    return torch.from_numpy(result).contiguous()
 
 
 @torch.library.register_fake("metafast::affine_scan", lib=_library)
@@ -47,12 +50,13 @@ class _AffineScan(torch.autograd.Function):
         ctx.save_for_backward(decays, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         decays, output = ctx.saved_tensors
         # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
         shifted = _shift(decays, ctx.time_axis, not ctx.forwards)
-        adjoint = _AffineScan.apply(gradient, shifted, ctx.time_axis, not ctx.forwards)  # type: ignore[no-untyped-call]
-        return adjoint, adjoint * _shift(output, ctx.time_axis, ctx.forwards), None, None
+        adjoint = _scan(gradient, shifted, ctx.time_axis, not ctx.forwards)
+        of_decays = adjoint * _shift(output, ctx.time_axis, ctx.forwards) if ctx.needs_input_grad[1] else None
+        return adjoint, of_decays, None, None
 
     @staticmethod
     def vmap(
@@ -63,8 +67,31 @@ class _AffineScan(torch.autograd.Function):
             tensor.movedim(dim, -1) if dim is not None else tensor.unsqueeze(-1).expand(*tensor.shape, info.batch_size)
             for tensor, dim in zip((offsets, decays), in_dims[:2], strict=True)
         )
-        result = _AffineScan.apply(offsets, decays, time_axis, forwards)  # type: ignore[no-untyped-call]
+        result = _scan(offsets, decays, time_axis, forwards)
         return result, result.ndim - 1
+
+
+class _ForwardModeAffineScan(_AffineScan):
+    """The same with tangents: apart, because torch.compile takes no function that defines them."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _AffineScan.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[1], output)
+
+    @staticmethod
+    def jvp(ctx: Any, offsets: Tensor | None, decays: Tensor | None, *_: None) -> Tensor:
+        saved_decays, output = ctx.saved_tensors
+        tangent = torch.zeros_like(output) if offsets is None else offsets
+        if decays is not None:
+            tangent = tangent + decays * _shift(output, ctx.time_axis, ctx.forwards)
+        return _scan(tangent, saved_decays, ctx.time_axis, ctx.forwards)
+
+
+def _scan(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool = False) -> Tensor:
+    function = _AffineScan if torch.compiler.is_compiling() else _ForwardModeAffineScan
+    result: Tensor = function.apply(offsets, decays, time_axis, forwards)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _shift(tensor: Tensor, time_axis: int, later: bool) -> Tensor:
@@ -77,8 +104,15 @@ def _shift(tensor: Tensor, time_axis: int, later: bool) -> Tensor:
 
 
 def needs_graph(*tensors: Any) -> bool:
-    """Tell whether autograd, torch.compile or a torch.func transform is looking at any of these tensors."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors."""
+    if torch.compiler.is_compiling():
+        return True
+    if (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    ):
         return True
     floats = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
@@ -100,11 +134,12 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`metafast.gae` as torch operations around the registered scan."""
     floats = {"rewards": rewards, "values": values, "final_values": final_values}
-    bootstrapped = _check(floats, {"next_values": next_values}, (terminated, truncated, mask), (gamma, lam), time_axis)
+    bootstrapped = _check(floats, {"next_values": next_values}, (terminated, truncated, mask), time_axis)
     dtype = rewards.dtype
     rewards, values, next_values, final_values = (
         _computable(tensor) for tensor in (rewards, values, next_values, final_values)
     )
+    gamma, lam = _coefficient("gamma", gamma, rewards), _coefficient("lam", lam, rewards)
     ends = terminated != 0
     cuts = ends if truncated is None else ends | (truncated != 0)
     if bootstrapped:
@@ -116,16 +151,17 @@ def gae(
     else:
         successors = next_values
     # Select before multiplying, so that neither a value nor a gradient is NaN * 0.
-    zero = torch.zeros((), dtype=rewards.dtype)
-    offsets = rewards + gamma * torch.where(ends, zero, successors) - values
-    decays = torch.where(cuts, zero, torch.as_tensor(gamma * lam, dtype=rewards.dtype)).expand_as(rewards)
-    if mask is None:
-        advantages = _scan(offsets, decays, time_axis)
-        return advantages.to(dtype), (advantages + values).to(dtype)
-    taken = mask != 0
-    advantages = _scan(torch.where(taken, offsets, zero), torch.where(taken, decays, zero + 1), time_axis)
-    advantages = torch.where(taken, advantages, zero)
-    return advantages.to(dtype), torch.where(taken, advantages + values, zero).to(dtype)
+    zero = rewards.new_zeros(())
+    successors = torch.where(ends, zero, successors)
+    decays = torch.where(cuts, zero, gamma * lam)
+    if mask is not None:
+        taken = mask != 0
+        rewards, values, successors = (torch.where(taken, x, zero) for x in (rewards, values, successors))
+        decays = torch.where(taken, decays, zero + 1)
+    advantages = _scan(rewards + gamma * successors - values, decays.expand_as(rewards), time_axis)
+    if mask is not None:
+        advantages = torch.where(taken, advantages, zero)
+    return advantages.to(dtype), (advantages + values).to(dtype)
 
 
 def discounted_returns(
@@ -139,12 +175,13 @@ def discounted_returns(
 ) -> Tensor:
     """Compute :func:`metafast.discounted_returns` as torch operations around the registered scan."""
     floats = {"rewards": rewards, "final_values": final_values}
-    _check(floats, {"bootstrap": bootstrap}, (terminated, truncated, None), (gamma,), time_axis)
+    _check(floats, {"bootstrap": bootstrap}, (terminated, truncated, None), time_axis)
     dtype = rewards.dtype
     rewards, bootstrap, final_values = (_computable(tensor) for tensor in (rewards, bootstrap, final_values))
+    gamma = _coefficient("gamma", gamma, rewards)
     ends = terminated != 0
     cuts = ends if truncated is None else ends | (truncated != 0)
-    zero = torch.zeros((), dtype=rewards.dtype)
+    zero = rewards.new_zeros(())
     rest = zero.expand_as(rewards)
     if truncated is not None and final_values is not None:
         rest = torch.where(cuts & ~ends, final_values, zero)
@@ -152,12 +189,24 @@ def discounted_returns(
     if bootstrap is not None and length > 0:
         last = torch.where(cuts.select(time_axis, -1), rest.select(time_axis, -1), bootstrap)
         rest = torch.cat([rest.narrow(time_axis, 0, length - 1), last.unsqueeze(time_axis)], time_axis)
-    decays = torch.where(cuts, zero, torch.as_tensor(gamma, dtype=rewards.dtype)).expand_as(rewards)
-    return _scan(rewards + gamma * rest, decays, time_axis).to(dtype)
+    decays = torch.where(cuts, zero, gamma)
+    return _scan(rewards + gamma * rest, decays.expand_as(rewards), time_axis).to(dtype)
 
 
-def _scan(offsets: Tensor, decays: Tensor, time_axis: int) -> Tensor:
-    return _AffineScan.apply(offsets, decays, time_axis, False)  # type: ignore[no-any-return,no-untyped-call]
+def _coefficient(name: str, value: Any, rewards: Tensor) -> Tensor:
+    """A number, or a tensor that broadcasts to the rewards, as a tensor that is computed with."""
+    if isinstance(value, Tensor) and not (
+        value.ndim and value.dtype.is_floating_point and rewards.dtype != value.dtype
+    ):
+        if _broadcasts(value.shape, rewards.shape):
+            return value.to(rewards.dtype)
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, which does not broadcast to {tuple(rewards.shape)}, "
+            "the shape of rewards"
+        )
+    if isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool):
+        return rewards.new_full((), float(value))
+    raise TypeError(f"{name} must be a number or a tensor of the dtype of rewards, not {value!r}")
 
 
 def _computable(tensor: Tensor | None) -> Any:
@@ -174,20 +223,25 @@ def _successors(values: Tensor, bootstrap: Tensor, mask: Tensor | None, time_axi
         return later
     always = torch.ones_like(bootstrap, dtype=torch.bool)
     taken = torch.cat([(mask != 0).narrow(time_axis, 1, length - 1), always.unsqueeze(time_axis)], time_axis)
-    zero = torch.zeros((), dtype=values.dtype)
+    zero = values.new_zeros(())
     return _scan(torch.where(taken, later, zero), torch.where(taken, zero, zero + 1), time_axis)
 
 
 def _require_final_values(truncated: Tensor, mask: Tensor | None, time_axis: int) -> None:
-    inside = truncated if mask is None else truncated & (mask != 0)
-    missing = inside.narrow(time_axis, 0, max(inside.shape[time_axis] - 1, 0)).any()
+    taken = torch.ones_like(truncated) if mask is None else mask != 0
+    # The bootstrap is the successor of the last step, which under a mask is the last whose mask is 1.
+    followed = taken.flip(time_axis).cumsum(time_axis).flip(time_axis) > taken.long()
+    missing = (truncated & taken & followed).any()
     message = (
         "final_values is missing: truncated is set at a step before the last, and next_values holds only the values "
         "after the last step; pass final_values, or next_values in the full shape of rewards"
     )
     if torch.compiler.is_compiling():
         torch._assert_async(~missing, message)
-    elif missing:
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(missing):
+        missing = torch._C._functorch.get_unwrapped(missing)
+    if missing.any():
         raise ValueError(message)
 
 
@@ -195,14 +249,12 @@ def _check(
     floats: dict[str, Tensor | None],
     row: dict[str, Tensor | None],
     flags: tuple[Tensor, Tensor | None, Tensor | None],
-    coefficients: tuple[Tensor | float, ...],
     time_axis: int,
 ) -> bool:
     """Check what broadcasting would hide; returns whether the array in `row` lacks the time axis."""
     named_flags = dict(zip(("terminated", "truncated", "mask"), flags, strict=True))
-    named_coefficients = dict(zip(("gamma", "lam"), coefficients, strict=False))
-    _arrays.check_same_kind({**floats, **row, **named_flags, **named_coefficients})
-    _arrays.check_floats_share_dtype({**floats, **row, **named_coefficients})
+    _arrays.check_same_kind({**floats, **row, **named_flags})
+    _arrays.check_floats_share_dtype({**floats, **row})
     rewards = floats["rewards"]
     assert rewards is not None
     if not rewards.dtype.is_floating_point:
@@ -211,16 +263,12 @@ def _check(
         raise ValueError(f"time_axis must be 0 or 1, not {time_axis}")
     if rewards.ndim <= time_axis:
         raise ValueError(f"rewards has shape {tuple(rewards.shape)}, which has no axis {time_axis} for time")
+    if rewards.ndim > MAX_DIMENSIONS:
+        raise ValueError(f"rewards has {rewards.ndim} dimensions; at most {MAX_DIMENSIONS} are taken")
     shape = rewards.shape
     for name, tensor in {**floats, **named_flags}.items():
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}, the shape of rewards")
-    for name, coefficient in named_coefficients.items():
-        if isinstance(coefficient, Tensor) and not _broadcasts(coefficient.shape, shape):
-            raise ValueError(
-                f"{name} has shape {tuple(coefficient.shape)}, which does not broadcast to {tuple(shape)}, "
-                "the shape of rewards"
-            )
     row_shape = shape[:time_axis] + shape[time_axis + 1 :]
     for name, tensor in row.items():
         if tensor is None or (tensor.shape == shape and name == "next_values"):
