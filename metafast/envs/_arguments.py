@@ -12,10 +12,13 @@ _SEED_LIMIT = 2**64
 
 
 def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArray[np.int64]:
-    """Return `actions` as the plain int64 array of shape (num_envs,) that the core reads, or raise ValueError."""
+    """Return `actions` as the plain int64 array of shape (num_envs,) that the core reads.
+
+    Raises ValueError, or TypeError where it is not the numbers but their container that is refused.
+    """
     expected = f"actions must be {num_envs} integers in [0, {num_actions}) as an array of shape ({num_envs},)"
     if isinstance(actions, np.ma.MaskedArray):
-        raise ValueError(f"{expected}, not a masked array: which action would a masked one be?")
+        raise TypeError(f"{expected}, not a masked array: which action would a masked one be?")
     try:
         array = np.asarray(actions)
     except Exception as error:
@@ -24,7 +27,7 @@ def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArr
         what = f"dtype {array.dtype} and shape {array.shape}"
         raise ValueError(f"{expected}, but they are {'None' if actions is None else what}")
     if not array.dtype.isnative:
-        raise ValueError(f"{expected} in native byte order, but their dtype is {array.dtype.str!r}")
+        raise TypeError(f"{expected} in native byte order, but their dtype is {array.dtype.str!r}")
     outside = (array < 0) | (array >= num_actions)
     if outside.any():
         index = int(outside.argmax())

@@ -94,7 +94,8 @@ def test_bad_actions_are_refused_and_change_nothing(env, kind):
     actions, message = BAD[kind]
     env.step([0, 1, 1, 0])
     before = env.get_state()
-    with pytest.raises(ValueError, match=f"^actions.*{message}|^{message}"):
+    refused_as_container = kind.startswith(("masked", "byte-swapped"))
+    with pytest.raises(TypeError if refused_as_container else ValueError, match=f"^actions.*{message}|^{message}"):
         env.step(actions)
     for key, value in env.get_state().items():
         np.testing.assert_array_equal(value, before[key])
