@@ -94,8 +94,11 @@ def _train(arguments: list[str], as_json: bool) -> int:
     if as_json:
         _print_json(result)
     else:
+        evaluation = result["evaluation_return"]
+        fresh = "" if evaluation is None else f" ({evaluation:.1f} on fresh episodes)"
         print(
-            f"mean return {result['mean_return']:.1f}, {result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
+            f"mean return {result['mean_return']:.1f}{fresh}, "
+            f"{result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
             f"learning curve: {result['learning_curve']}"
         )
     if result["interrupted"]:

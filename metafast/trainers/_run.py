@@ -173,12 +173,13 @@ class EpisodeReturns:
 class ProgressDisplay:
     """A progress bar with return and steps per second where standard output is a terminal, nothing elsewhere."""
 
-    def __init__(self, total_steps: int, shown: bool) -> None:
+    def __init__(self, total_steps: int, target: float | None, shown: bool) -> None:
+        goal = "" if target is None else f" of {target:g}"
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("return {task.fields[mean_return]:.1f}"),
+            TextColumn("return {task.fields[mean_return]:.1f}" + goal),
             TextColumn("{task.fields[speed]:,.0f} steps/s"),
             TimeElapsedColumn(),
             console=Console(),
@@ -196,6 +197,10 @@ class ProgressDisplay:
     def update(self, env_steps: int, mean_return: float, speed: float) -> None:
         """Show the latest figures."""
         self._progress.update(self._task, completed=env_steps, mean_return=mean_return, speed=speed)
+
+    def reach_target(self, env_steps: int) -> None:
+        """Show the run as complete, though steps were left."""
+        self._progress.update(self._task, completed=env_steps, total=env_steps)
 
 
 class Interruption:

@@ -99,7 +99,7 @@ class Config:
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; one is always written at the end and on Ctrl-C."""
     resume: str | None = None
-    """Continue the run in this directory exactly, with its options where none are given anew."""
+    """Continue the run in this directory exactly, in place, with its options where none are given anew."""
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "threads"):
@@ -110,8 +110,11 @@ class Config:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise UsageError(f"seed must not be negative, not {self.seed}")
-        if self.learning_rate <= 0:
-            raise UsageError(f"learning_rate must be positive, not {self.learning_rate}")
+        for name in ("learning_rate", "half_life"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
         # JSON gives a list.
         self.hidden_sizes = tuple(self.hidden_sizes)
 
@@ -383,7 +386,7 @@ def train(config: Config) -> dict[str, Any]:
     saved = time.perf_counter()
     with (
         _run.interruptible() as interruption,
-        _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
+        _run.ProgressDisplay(config.total_steps, config.target_return, shown=rank == 0) as display,
     ):
         while counters.env_steps < config.total_steps and not (solved or interrupted):
             learning_rate = config.learning_rate
@@ -414,6 +417,8 @@ def train(config: Config) -> dict[str, Any]:
                 solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
             due = time.perf_counter() - saved > config.checkpoint_seconds
             solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
+            if solved:
+                display.reach_target(counters.env_steps)
             if due:
                 _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
                 saved = time.perf_counter()
@@ -440,7 +445,7 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
-    """Play `episodes` fresh episodes, each in an environment of its own, with the policy saved in `run_dir`."""
+    """Play fresh episodes with the policy in `run_dir`, an environment for each; of labelled data, the test rows."""
     config = dataclasses.replace(load_config(run_dir), device="cpu")
     backend = backend or config.backend
     torch.set_num_threads(config.threads)

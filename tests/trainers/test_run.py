@@ -72,3 +72,14 @@ def test_unreadable_run_directories_are_explained(tmp_path):
         _run.RunDirectory(tmp_path).read_state()
     with pytest.raises(UsageError, match="cannot be made"):
         _run.RunDirectory.create(str(tmp_path / "config.json" / "run"), "name", rank=0)
+
+
+def test_the_progress_bar_shows_return_and_speed_on_a_terminal_alone(capsys, monkeypatch):
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        with _run.ProgressDisplay(1000, 475.0, shown=True) as display:
+            display.update(500, 123.4, 6789.0)
+            display.reach_target(500)
+        printed = capsys.readouterr().out
+        assert all(text in printed for text in ("123.4 of 475", "6,789 steps/s", "100%")) == terminal
+        assert bool(printed) == terminal

@@ -156,6 +156,8 @@ def test_a_run_directory_holds_what_is_promised(tmp_path):
         ({"gamma": 1.5}, "gamma must lie between 0 and 1"),
         ({"seed": -1}, "seed must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"half_life": 0.0}, "half_life must be positive"),
+        ({"hidden_sizes": (64, 0)}, "hidden_sizes must be at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_no_directory(tmp_path, options, message):
