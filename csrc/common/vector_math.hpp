@@ -2,8 +2,8 @@
 // features (-O3 -fno-trapping-math; never -ffast-math) and which the CUDA kernels share.
 //
 //               valid for      outside                          maximum error, float and double
-//   vector_sin  |x| <= 2^20    NaN                              1.5 ulp (1.2 where products and sums fuse)
-//   vector_cos  |x| <= 2^20    NaN                              1.5 ulp (1.2)
+//   vector_sin  |x| <= 2^20    NaN                              1.5 ulp (1.25 where products and sums fuse)
+//   vector_cos  |x| <= 2^20    NaN                              1.5 ulp (1.25)
 //   vector_exp  every x        infinity, denormals, 0 as due    1.1 ulp
 //   vector_tanh every x        +-1 as due                       1.4 ulp
 //
