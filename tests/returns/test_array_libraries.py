@@ -68,6 +68,24 @@ def test_half_precision(convert):
     np.testing.assert_array_equal(to_numpy(result), expected.astype(np.float16))
 
 
+class Bare:
+    """DLPack and nothing else."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __dlpack__(self, **options):
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.data.__dlpack_device__()
+
+
+def test_a_library_to_which_nothing_can_be_given_back():
+    with pytest.raises(TypeError, match=r"rewards .*__array_namespace__"):
+        metafast.gae(*(Bare(array) for array in numbers()))
+
+
 def test_numpy_half_precision():
     result = metafast.discounted_returns(*(array for array in (numbers(np.float16)[0], numbers()[3])))
     assert result.dtype == np.float16

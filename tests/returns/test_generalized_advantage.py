@@ -224,3 +224,54 @@ def test_large_odd_and_many_dimensional_shapes(isa, shape):
     )  # fmt: skip
     assert advantages.shape == shape
     np.testing.assert_allclose(advantages.reshape(columns)[:, picked], expected, rtol=1e-3, atol=1e-3)
+
+
+def in_memory_order(array, order):
+    """The same array, its axes lying in memory in the given order."""
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+
+
+@given(st.data(), st.integers(0, 1), st.booleans())
+def test_every_array_may_lie_in_memory_in_its_own_order(data, time_axis, with_mask):
+    shape = data.draw(st.tuples(*[st.integers(1, 4)] * 4))
+    row_shape = shape[:time_axis] + shape[time_axis + 1 :]
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    floats = {name: rng.standard_normal(shape) for name in ("rewards", "values", "final_values")}
+    floats["next_values"] = rng.standard_normal(row_shape)
+    flags = {name: rng.random(shape) < 0.3 for name in ("terminated", "truncated")}
+    if with_mask:
+        flags["mask"] = rng.random(shape) < 0.7
+    arrays = floats | flags
+    expected = metafast.gae(**arrays, time_axis=time_axis)
+    moved = {
+        name: in_memory_order(array, data.draw(st.permutations(range(array.ndim)))) for name, array in arrays.items()
+    }
+    for result, wanted in zip(metafast.gae(**moved, time_axis=time_axis), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_broadcast_rewards_do_not_decide_the_memory_order():
+    values = np.random.default_rng(0).standard_normal((6, 5))
+    rewards = np.broadcast_to(np.arange(6.0)[:, None], (6, 5))
+    advantages, _ = metafast.gae(rewards, values, values[-1], np.zeros((6, 5), bool))
+    assert advantages.flags.c_contiguous
+    expected, _ = metafast.gae(rewards.copy(), values, values[-1], np.zeros((6, 5), bool))
+    np.testing.assert_array_equal(advantages, expected)
+
+
+def test_a_numpy_number_is_a_row_without_axes():
+    values = np.array([0.5, 0.25, 2.0])
+    arguments = (np.ones(2), values[:2]), np.zeros(2, bool)
+    expected, _ = metafast.gae(*arguments[0], np.array(2.0), arguments[1])
+    np.testing.assert_array_equal(metafast.gae(*arguments[0], values[-1], arguments[1])[0], expected)
+
+
+def test_a_right_padded_mask_ends_in_the_bootstrap():
+    arguments = {"rewards": np.ones(3), "values": np.zeros(3), "next_values": np.array(10.0), "gamma": 0.5}
+    advantages, _ = metafast.gae(
+        **arguments,
+        terminated=np.zeros(3, bool),
+        truncated=np.array([False, True, False]),
+        mask=np.array([True, True, False]),
+    )
+    np.testing.assert_allclose(advantages, [1 + 0.475 * 6, 6.0, 0.0])

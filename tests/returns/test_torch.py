@@ -107,6 +107,98 @@ def test_compiles_whole(requires_grad):
             torch.testing.assert_close(gradient, other)
 
 
+def test_compiles_for_transposed_tensors_and_changing_gamma():
+    torch._dynamo.reset()
+    rewards, values = torch.randn(3, 7).T, torch.randn(3, 7).T.requires_grad_()
+    bootstrap, terminated = torch.randn(3), (torch.rand(3, 7) < 0.2).T
+    function = lambda gamma: metafast.gae(rewards, values, bootstrap, terminated, gamma=gamma)[0]  # noqa: E731
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for gamma in (0.99, 0.9, 0.5):
+        torch.testing.assert_close(compiled(gamma), function(gamma))
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["", "mask"])
+def test_forward_mode(mask):
+    p = problem(0, requires_grad=False)
+    function = gae_of(p, 0, mask=mask)
+    inputs = tuple(p[name] for name in ("rewards", "values", "bootstrap", "final_values", "gamma", "lam"))
+    tangents = tuple(torch.randn_like(tensor) for tensor in inputs)
+    _, derivative = torch.func.jvp(function, inputs, tangents)
+    step = 1e-6
+    ahead = function(*(x + step * d for x, d in zip(inputs, tangents, strict=True)))
+    behind = function(*(x - step * d for x, d in zip(inputs, tangents, strict=True)))
+    for result, plus, minus in zip(derivative, ahead, behind, strict=True):
+        torch.testing.assert_close(result, (plus - minus) / (2 * step), rtol=1e-6, atol=1e-6)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(inputs[0], tangents[0])
+        assert torch.autograd.forward_ad.unpack_dual(function(dual, *inputs[1:])[0]).tangent is not None
+
+
+def test_tracing_records_the_computation():
+    p = problem(0, requires_grad=False)
+    inputs = [p[name] for name in ("values", "next_values", "terminated")]
+    function = lambda rewards: metafast.gae(rewards, *inputs)[0]  # noqa: E731
+    traced = torch.fx.experimental.proxy_tensor.make_fx(function)(p["rewards"])
+    torch.testing.assert_close(traced(2 * p["rewards"]), function(2 * p["rewards"]))
+
+
+def test_vmap_over_flags():
+    p = problem(0, requires_grad=False)
+    batch = torch.stack([p["truncated"], torch.zeros_like(p["truncated"])])
+    function = lambda truncated: metafast.gae(  # noqa: E731
+        p["rewards"], p["values"], p["next_values"], p["terminated"], truncated
+    )[0]
+    torch.testing.assert_close(torch.func.vmap(function)(batch), torch.stack([function(flags) for flags in batch]))
+    bootstrapped = lambda truncated: metafast.gae(  # noqa: E731
+        p["rewards"], p["values"], p["bootstrap"], p["terminated"], truncated
+    )[0]
+    torch.func.vmap(bootstrapped)(torch.zeros_like(batch))
+    with pytest.raises(ValueError, match="final_values"):
+        torch.func.vmap(bootstrapped)(torch.ones_like(batch))
+
+
+def test_a_masked_step_gives_gamma_no_nan():
+    p = problem(0, requires_grad=False)
+    p["next_values"][2, 0] = p["values"][2, 0] = float("nan")
+    mask = torch.ones(7, 3)
+    mask[2, 0] = 0
+    gamma = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    advantages, _ = metafast.gae(p["rewards"], p["values"], p["next_values"], p["terminated"], gamma=gamma, mask=mask)
+    (gradient,) = torch.autograd.grad(advantages.sum(), gamma)
+    assert torch.isfinite(gradient)
+
+
+def test_another_default_device():
+    p = problem(0)
+    arguments = [p[name] for name in ("rewards", "values", "bootstrap", "terminated")]
+    expected = metafast.gae(*arguments)[0]
+    with torch.device("meta"):
+        torch.testing.assert_close(metafast.gae(*arguments)[0], expected)
+
+
+def test_out_is_known_to_autograd():
+    p = problem(0, requires_grad=False)
+    arguments = [p[name] for name in ("rewards", "values", "bootstrap", "terminated")]
+    out = torch.zeros(7, 3, dtype=torch.float64), torch.zeros(7, 3, dtype=torch.float64)
+    weight = torch.ones(7, 3, dtype=torch.float64, requires_grad=True)
+    product = (weight * out[0]).sum()
+    metafast.gae(*arguments, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    with pytest.raises(ValueError, match=r"out\[1\] requires grad"):
+        metafast.gae(*arguments, out=(out[0], out[1].clone().requires_grad_()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_coefficients_are_multiplied_in_float32(dtype, tolerance):
+    rewards = torch.ones(400, dtype=dtype, requires_grad=True)
+    rest = torch.zeros(400, dtype=dtype), torch.zeros((), dtype=dtype), torch.zeros(400, dtype=torch.bool)
+    gamma, lam = torch.tensor(0.995, dtype=dtype), torch.tensor(0.97, dtype=dtype)
+    graph = metafast.gae(rewards, *rest, gamma=gamma, lam=lam)[0][0]
+    exact = sum((float(gamma) * float(lam)) ** step for step in range(400))
+    assert abs(float(graph.detach()) - exact) < tolerance * exact
+
+
 def test_registered_operation_passes_torchs_own_checks():
     offsets, decays = torch.randn(5, 3), torch.rand(5, 3)
     metafast.gae(offsets, offsets, decays, torch.zeros(5, 3))  # registers the operation
@@ -157,6 +249,8 @@ def test_parameters_and_numpy_numbers_as_coefficients():
     expected, _ = metafast.gae(*arguments, gamma=0.5)
     for gamma in (np.float32(0.5), np.float64(0.5), torch.tensor(0.5), np.array(0.5)):
         torch.testing.assert_close(metafast.gae(*arguments, gamma=gamma)[0], expected)
+        rewards = arguments[0].clone().requires_grad_()
+        torch.testing.assert_close(metafast.gae(rewards, *arguments[1:], gamma=gamma)[0].detach(), expected)
 
 
 def error_cases():
@@ -169,6 +263,13 @@ def error_cases():
     yield "rewards", TypeError, {**good, **{n: p[n].long() for n in ("rewards", "values", "next_values")}}
     yield "values", TypeError, {**good, "values": p["values"].numpy()}
     yield "values", TypeError, {**good, "values": p["values"].to("meta")}
+    for name in ("values", "next_values", "terminated"):
+        yield name, TypeError, {**good, name: None}
+    yield "gamma", TypeError, {**good, "gamma": True}
+    yield "gamma", TypeError, {**good, "gamma": "0.99"}
+    yield "lam", TypeError, {**good, "lam": [0.9]}
+    yield "gamma", TypeError, {**good, "gamma": torch.rand(7, 3)}
+    yield "next_values", TypeError, {**good, "next_values": p["bootstrap"].float()}
     yield "gamma", ValueError, {**good, "gamma": torch.rand(5, dtype=torch.float64)}
     yield "time_axis", ValueError, {**good, "time_axis": 2}
     everywhere = torch.ones_like(p["truncated"])
