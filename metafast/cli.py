@@ -147,7 +147,7 @@ def _bench(options: argparse.Namespace, as_json: bool) -> int:
 
 def _info(_: argparse.Namespace, as_json: bool) -> int:
     result: dict[str, Any] = {
-        "metafast": metafast.__version__,
+        "version": metafast.__version__,
         "isa": metafast.isa(),
         "threads": metafast.get_num_threads(),
         "python": platform.python_version(),

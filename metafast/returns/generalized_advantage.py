@@ -46,8 +46,8 @@ def gae(
     gamma, lam : float or float array that broadcasts to `rewards`
         Discount factor, and the weight of longer returns.
     final_values : float array, shape of `rewards`, optional
-        V of the state in which a truncated episode was left; read only where `truncated`, and only if `next_values`
-        has no time axis.
+        V of the state in which a truncated episode was left; read only where `truncated` (at the last step too), and
+        only if `next_values` has no time axis.
     mask : array of bool, or of 0 and 1, shape of `rewards`, optional
         Where it is 0 the step is skipped: its results are 0, and the step before it is followed by the next step whose
         mask is 1 (as for the tokens of a language model that are not its own).
@@ -73,7 +73,8 @@ def gae(
     -----
     Schulman et al., "High-dimensional continuous control using generalized advantage estimation", ICLR 2016,
     equations 11 and 16. Torch tensors that require grad get gradients of any order, those of `gamma` and `lam`
-    included; under ``torch.compile`` the function is traced whole.
+    included; under ``torch.compile`` the function is traced whole. Such calls are made of several torch operations and
+    cost several times what the fused kernel does, so put calls that need no gradient under ``torch.no_grad()``.
 
     Examples
     --------

@@ -279,9 +279,8 @@ def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
         final_values[step, torch.from_numpy(cut)] = learner.policy(to_rows(finals).to(learner.device))[1].cpu()
     ends = rollout.terminated, rollout.truncated
     if config.algorithm in ("ppo", "a2c"):
-        next_values = torch.where(rollout.truncated[-1], final_values[-1], values[-1])
         advantages, returns = metafast.gae(
-            rewards, values[:-1], next_values, *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
+            rewards, values[:-1], values[-1], *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
         )
         num_units = rewards.numel()
     else:

@@ -119,7 +119,7 @@ def test_mistakes_are_explained_with_status_2(arguments, message, tmp_path, caps
 def test_info(capsys):
     assert cli.main(["info", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["metafast"] == metafast.__version__
+    assert result["version"] == metafast.__version__
     assert result["isa"] == metafast.isa()
     assert result["threads"] == metafast.get_num_threads()
     assert {"cuda", "cuda_devices", "torch", "numpy", "python"} <= result.keys()
