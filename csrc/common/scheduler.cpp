@@ -12,6 +12,7 @@
 #include <initializer_list>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace metafast {
 namespace {
@@ -24,6 +25,12 @@ constexpr auto kWorkerPatience = std::chrono::microseconds(20);
 // How long the caller watches for the slices that helpers have begun before it sleeps.
 constexpr auto kCallerPatience = std::chrono::microseconds(50);
 constexpr auto kInterruptPeriod = std::chrono::milliseconds(50);
+
+#if defined(__linux__)
+using CoreSet = cpu_set_t;
+#else
+struct CoreSet {};
+#endif
 
 inline void pause_core() noexcept {
 #if defined(__x86_64__)
@@ -139,12 +146,13 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);  // nobody holds it for longer than a few instructions
       if (job_ != nullptr) return false;
-      while (num_workers_ < num_threads - 1 && start_worker()) {
+      while (static_cast<int>(workers_.size()) < num_threads - 1 && start_worker()) {
       }
       job.seats = num_threads - 1;
       job_ = &job;
       generation_.fetch_add(1, std::memory_order_relaxed);
       to_wake = std::min(sleepers_, job.seats);
+      if (to_wake > 0) steer_workers_from_this_core();
     }
     // Outside the lock, so that those who wake do not at once wait for it.
     for (int i = 0; i < to_wake; ++i) wake_.notify_one();
@@ -171,13 +179,30 @@ class Pool {
     pthread_sigmask(SIG_SETMASK, &blocked, &previous);
     bool started = true;
     try {
-      std::thread([this, home = num_workers_ + 1] { serve(home); }).detach();
-      ++num_workers_;
+      workers_.reserve(workers_.size() + 1);  // may throw, and must not once the thread runs
+      std::thread worker([this, home = static_cast<int>(workers_.size()) + 1] { serve(home); });
+      workers_.push_back(worker.native_handle());
+      worker.detach();
+      steered_to_ = {};
     } catch (const std::exception&) {
       started = false;
     }
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     return started;
+  }
+
+  // Lets the workers run on the caller's cores but for the one it is on. A thread that wakes tends to be queued on the
+  // core where it last slept; where that is the caller's own, it comes only milliseconds later, when the kernel next
+  // balances its queues, though another core is idle (measured: 2.9 ms against 40 us).
+  void steer_workers_from_this_core() {
+#if defined(__linux__)
+    CoreSet others;
+    if (sched_getaffinity(0, sizeof(others), &others) != 0) return;
+    CPU_CLR(sched_getcpu(), &others);
+    if (CPU_COUNT(&others) == 0 || CPU_EQUAL(&others, &steered_to_)) return;
+    for (pthread_t worker : workers_) pthread_setaffinity_np(worker, sizeof(others), &others);
+    steered_to_ = others;
+#endif
   }
 
   void serve(int home) {
@@ -221,7 +246,8 @@ class Pool {
   std::atomic<std::uint64_t> generation_{0};  // changed under mutex_, watched without it
   Job* job_ = nullptr;
   int sleepers_ = 0;
-  int num_workers_ = 0;
+  std::vector<pthread_t> workers_;  // they never end
+  CoreSet steered_to_{};
 };
 
 int default_num_threads() {
