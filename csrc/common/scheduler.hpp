@@ -4,6 +4,10 @@
 // for any thread count. Every thread, the caller included, claims unclaimed slices, its own share of them first, until
 // none is left. The caller waits only for slices that another thread has begun: a helper that never gets a core (because another
 // process, or the spinning worker of another library, holds it) costs nothing.
+//
+// A helper that still watches from a call a moment ago joins at once, for well under a microsecond; to wake a sleeping
+// one costs the caller 5 to 15 us, and it comes after 20 to 60. Work shorter than that is better called with
+// max_threads = 1.
 #pragma once
 
 #include <cstdint>
