@@ -16,7 +16,7 @@ using returns::cut;
 // Below this many elements a call takes a few microseconds: less than handing the GIL to and fro can cost.
 constexpr std::int64_t kElementsWorthReleasing = 1 << 13;
 // Below this many, waking a second thread costs more than it saves.
-constexpr std::int64_t kElementsWorthThreads = 100'000;
+constexpr std::int64_t kElementsWorthThreads = 200'000;
 
 std::int64_t last_level_cache_bytes() {
   static const std::int64_t bytes = [] {

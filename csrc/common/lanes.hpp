@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__SSE2__)
@@ -132,6 +133,19 @@ struct Pack<T, 1> {
 
 template <int W>
 using Width = std::integral_constant<int, W>;
+
+// Whether any of W flags is set.
+template <int W>
+[[gnu::always_inline]] inline bool any(const std::uint8_t* flags) {
+  if constexpr (W > 8) {
+    return any<8>(flags) | any<W - 8>(flags + 8);
+  } else {
+    std::conditional_t<W == 8, std::uint64_t, std::conditional_t<W == 4, std::uint32_t, std::conditional_t<W == 2, std::uint16_t, std::uint8_t>>> bits;
+    static_assert(sizeof(bits) == W);
+    std::memcpy(&bits, flags, sizeof(bits));
+    return bits != 0;
+  }
+}
 
 // Calls body(Width<W>{}, index) over [begin, end) with the widest vectors that fit.
 template <class T, class Body>

@@ -9,29 +9,37 @@ namespace {
 template <class T>
 struct GaeRow {
   const T *rewards, *values, *next_values;
+  const T* final_values;  // null in the full form
   const std::uint8_t *terminated, *truncated, *mask;
   CoefficientCursor<T> gamma, lam;
   T *advantages, *returns;
-  T* successors;  // null in the full form
-  std::int64_t rewards_stride, values_stride, terminated_stride;
+  T* successors;  // where a mask parts a step from its successor: its value, carried; else null
+  std::int64_t rewards_stride, values_stride, final_values_stride, terminated_stride, truncated_stride;
 
   [[gnu::always_inline]] void prefetch_earlier(std::int64_t column) const {
     __builtin_prefetch(rewards + column - rewards_stride);
     __builtin_prefetch(values + column - values_stride);
     __builtin_prefetch(terminated + column - terminated_stride);
+    if (final_values != nullptr) {
+      // Truncation is rare: hardly any of final_values is read, and only what will be is fetched.
+      const std::uint8_t* flags = truncated + column - truncated_stride;
+      __builtin_prefetch(any<kLanes<T>>(flags) ? final_values + column - final_values_stride : rewards + column);
+    }
   }
 
   template <class P, bool kStream>
   [[gnu::always_inline]] typename P::Real solve(std::int64_t column, typename P::Real next) const {
     const auto value = P::load(values + column);
-    const auto step = gae_step(P::load(rewards + column), value, P::load(next_values + column),
-                               P::load_mask(terminated + column), load_optional<P>(truncated, column),
-                               gamma.template load<P>(column), lam.template load<P>(column));
+    const auto is_truncated = load_optional<P>(truncated, column);
+    auto next_value = P::load(next_values + column);
+    if (final_values != nullptr && any<P::kWidth>(truncated + column))
+      next_value = is_truncated ? P::load(final_values + column) : next_value;
+    const auto step = gae_step(P::load(rewards + column), value, next_value, P::load_mask(terminated + column),
+                               is_truncated, gamma.template load<P>(column), lam.template load<P>(column));
     const auto advantage = carry_back(step, next);
     if (mask == nullptr) {
       write<kStream, P>(advantages + column, advantage);
       write<kStream, P>(returns + column, advantage + value);
-      if (successors != nullptr) P::store(successors + column, value);
       return advantage;
     }
     const auto taken = P::load_mask(mask + column);
@@ -49,54 +57,54 @@ struct GaeRow {
 
 template <class T>
 struct GaeRows {
-  GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns)
-      : gae(gae), outer(outer), first_column(first_column), num_columns(num_columns) {
-    const std::int64_t last_time = gae.extents.time - 1;
-    current.rewards = at(gae.rewards, last_time);
-    current.values = at(gae.values, last_time);
-    current.terminated = at(gae.terminated, last_time);
-    current.truncated = at(gae.truncated, last_time);
-    current.mask = at(gae.mask, last_time);
-    current.gamma = cursor_at(gae.gamma, outer, last_time, first_column);
-    current.lam = cursor_at(gae.lam, outer, last_time, first_column);
-    current.advantages = at(gae.advantages, last_time);
-    current.returns = at(gae.returns, last_time);
-    current.successors = gae.bootstrapped ? successors : nullptr;
-    current.next_values = gae.bootstrapped ? successors : at(gae.next_values, last_time);
+  GaeRows(const Gae<T>& gae, std::int64_t outer, std::int64_t first_column, std::int64_t num_columns) : gae(gae) {
+    const auto at = [&](const auto& view) {
+      return cursor_at(view, outer, gae.extents.time - 1, first_column);
+    };
+    current.rewards = at(gae.rewards);
+    current.values = at(gae.values);
+    current.next_values = at(gae.next_values);
+    current.final_values = gae.bootstrapped && gae.truncated ? at(gae.final_values) : nullptr;
+    current.terminated = at(gae.terminated);
+    current.truncated = at(gae.truncated);
+    current.mask = at(gae.mask);
+    current.gamma = cursor_at(gae.gamma, outer, gae.extents.time - 1, first_column);
+    current.lam = cursor_at(gae.lam, outer, gae.extents.time - 1, first_column);
+    current.advantages = at(gae.advantages);
+    current.returns = at(gae.returns);
+    current.successors = nullptr;
     current.rewards_stride = gae.rewards.time_stride;
     current.values_stride = gae.values.time_stride;
+    current.final_values_stride = gae.final_values.time_stride;
     current.terminated_stride = gae.terminated.time_stride;
-    if (!gae.bootstrapped) return;
-    const T* bootstrap_values = at(gae.next_values, 0);
-    for (std::int64_t column = 0; column < num_columns; ++column) successors[column] = bootstrap_values[column];
-    if (takes_final_values()) find_truncated(last_time);
+    current.truncated_stride = gae.truncated.time_stride;
+    if (gae.bootstrapped && gae.mask) {
+      for (std::int64_t column = 0; column < num_columns; ++column) successors[column] = current.next_values[column];
+      current.next_values = current.successors = successors;
+    }
   }
 
   T initial(std::int64_t) const { return T(0); }
 
   GaeRow<T> row(std::int64_t time) {
-    if (takes_final_values()) {
-      const T* final_values = at(gae.final_values, time);
-      for (std::int64_t i = 0; i < num_truncated; ++i)
-        successors[truncated_columns[i]] = final_values[truncated_columns[i]];
-      if (time > 0) find_truncated(time - 1);
-    }
-    const GaeRow<T> row = current;
-    step_back(time);
+    GaeRow<T> row = current;
+    if (time > 0)
+      step_back();
+    else  // there is no earlier row to look at
+      row.truncated_stride = row.final_values_stride = 0;
     return row;
   }
 
  private:
-  template <class Element>
-  [[gnu::always_inline]] Element* at(const SequenceView<Element>& view, std::int64_t time) const {
-    return cursor_at(view, outer, time, first_column);
-  }
-
   // The absent arrays are null and have stride 0.
-  void step_back(std::int64_t time) {
-    if (time == 0) return;
+  void step_back() {
+    if (!gae.bootstrapped)
+      current.next_values -= gae.next_values.time_stride;
+    else if (current.successors == nullptr)
+      current.next_values = current.values;
     current.rewards -= gae.rewards.time_stride;
     current.values -= gae.values.time_stride;
+    if (current.final_values != nullptr) current.final_values -= gae.final_values.time_stride;
     current.terminated -= gae.terminated.time_stride;
     current.truncated -= gae.truncated.time_stride;
     current.mask -= gae.mask.time_stride;
@@ -104,39 +112,11 @@ struct GaeRows {
     current.lam.array -= gae.lam.view.time_stride;
     current.advantages -= gae.advantages.time_stride;
     current.returns -= gae.returns.time_stride;
-    if (!gae.bootstrapped) current.next_values -= gae.next_values.time_stride;
-  }
-
-  bool takes_final_values() const { return gae.bootstrapped && gae.truncated && gae.final_values; }
-
-  // Truncation is rare: its successors' values are fetched one by one, and hardly any of that array is read. Each is
-  // sought a row ahead, because it would otherwise cost a wait for memory.
-  void find_truncated(std::int64_t time) {
-    const std::uint8_t* truncated = at(gae.truncated, time);
-    const std::uint8_t* mask = at(gae.mask, time);
-    const T* final_values = at(gae.final_values, time);
-    num_truncated = 0;
-    const auto look_at = [&](std::int64_t column) {
-      if (!truncated[column] || (mask != nullptr && !mask[column])) return;
-      truncated_columns[num_truncated++] = static_cast<std::uint16_t>(column);
-      __builtin_prefetch(final_values + column);
-    };
-    std::int64_t column = 0;
-    for (; column + 8 <= num_columns; column += 8) {
-      std::uint64_t eight;
-      std::memcpy(&eight, truncated + column, sizeof(eight));
-      if (eight == 0) continue;
-      for (int i = 0; i < 8; ++i) look_at(column + i);
-    }
-    for (; column < num_columns; ++column) look_at(column);
   }
 
   const Gae<T>& gae;
-  const std::int64_t outer, first_column, num_columns;
   GaeRow<T> current;
-  alignas(64) T successors[kMaxColumns];  // in the bootstrapped form: V(s_{t+1}) of the row at hand
-  std::uint16_t truncated_columns[kMaxColumns];
-  std::int64_t num_truncated = 0;
+  alignas(64) T successors[kMaxColumns];
 };
 
 template <class T>
