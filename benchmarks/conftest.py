@@ -8,8 +8,8 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     terminalreporter.section("recorded by the benchmarks")
     width = max(len(benchmark.name) for benchmark in recorded)
-    for group in sorted({benchmark.group for benchmark in recorded}):
-        terminalreporter.write_line(group)
+    for group in sorted({benchmark.group for benchmark in recorded}, key=str):
+        terminalreporter.write_line(group or "no group")
         for benchmark in recorded:
             if benchmark.group == group:
                 figures = ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items())
