@@ -15,8 +15,9 @@ using returns::cut;
 
 // Below this many elements a call takes a few microseconds: less than handing the GIL to and fro can cost.
 constexpr std::int64_t kElementsWorthReleasing = 1 << 13;
-// Below this many, waking a second thread costs more than it saves.
-constexpr std::int64_t kElementsWorthThreads = 200'000;
+// Below this many, waking a second thread costs more than it saves: fewer of a series, whose scan costs thrice a row.
+constexpr std::int64_t kRowElementsWorthThreads = 200'000;
+constexpr std::int64_t kSeriesElementsWorthThreads = 70'000;
 
 std::int64_t last_level_cache_bytes() {
   static const std::int64_t bytes = [] {
@@ -43,7 +44,8 @@ void run(void (*kernel)(const Arguments&, std::int64_t, bool), const Arguments& 
     for (std::int64_t slice = 0; slice < num_slices; ++slice) solve(slice);
     return;
   }
-  for_each_slice_interruptibly(num_slices, solve, elements < kElementsWorthThreads ? 1 : 0);
+  const std::int64_t worth_threads = extents.inner == 1 ? kSeriesElementsWorthThreads : kRowElementsWorthThreads;
+  for_each_slice_interruptibly(num_slices, solve, elements < worth_threads ? 1 : 0);
 }
 
 bool given(py::handle value) { return !value.is_none(); }
