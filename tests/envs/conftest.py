@@ -1,28 +1,7 @@
 """What the environment tests share."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-
-import metafast
-from metafast import _core
-
-
-@pytest.fixture(params=_core.supported_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once for each instruction-set level of this machine."""
-    usual = _core.isa()
-    _core.force_isa(request.param)
-    yield request.param
-    _core.force_isa(usual)
-
-
-@pytest.fixture
-def num_threads_restored() -> Iterator[None]:
-    usual = metafast.get_num_threads()
-    yield
-    metafast.set_num_threads(usual)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_list_of_seeds():
     assert env.np_random_seed[::2] == (8, 5)
 
 
-@pytest.mark.usefixtures("num_threads_restored")
+@pytest.mark.usefixtures("restore_num_threads")
 @pytest.mark.parametrize("mode", ["next_step", "same_step"])
 def test_any_number_of_threads_gives_the_same_bits(mode, random_rollout):
     rollouts = []
