@@ -70,6 +70,11 @@ def discounted_returns(
 
         if _torch.needs_graph(rewards, bootstrap, final_values, gamma):
             return _torch.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
+        result = _torch.call_on_plain_tensors(
+            _core.discounted_returns, rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis
+        )
+        if result is not None:
+            return result
     return _arrays.call_on_host(
         _core.discounted_returns,
         {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap, "final_values": final_values},

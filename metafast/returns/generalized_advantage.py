@@ -99,6 +99,13 @@ def gae(
             return _torch.gae(
                 rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis
             )
+        if out is None:
+            results = _torch.call_on_plain_tensors(
+                _core.gae,
+                rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis,
+            )  # fmt: skip
+            if results is not None:
+                return results
     floats = {
         "rewards": rewards,
         "values": values,
