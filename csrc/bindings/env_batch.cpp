@@ -1,6 +1,8 @@
 // Memory, arguments and results of a batch; the kernels do the work.
 #include "bindings/env_batch.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -47,23 +49,32 @@ py::array_t<Scalar> copy_of(const std::vector<Scalar>& values) {
   return py::array_t<Scalar>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+// Counts the forks that this process descends from: who forked while another thread was stepping holds a claim that
+// nobody will give back.
+std::atomic<unsigned> g_forks{0};
+[[maybe_unused]] const int g_fork_handler = pthread_atfork(nullptr, nullptr, [] { ++g_forks; });
+
 }  // namespace
 
 // Marks the batch as in use; a second user would race with the first.
 class EnvBatch::Claim {
  public:
-  explicit Claim(EnvBatch& batch) : busy_(batch.busy_) {
-    if (busy_.exchange(true, std::memory_order_acquire))
+  explicit Claim(EnvBatch& batch) : claim_(batch.claim_) {
+    const unsigned mine = 1 + g_forks.load(std::memory_order_relaxed);
+    unsigned found = 0;
+    if (claim_.compare_exchange_strong(found, mine, std::memory_order_acquire)) return;
+    if (found == mine || !claim_.compare_exchange_strong(found, mine, std::memory_order_acquire))
       throw std::runtime_error(
           "this vector environment is being used by another thread: step, reset, get_state and set_state of one "
           "environment must not overlap; give each thread its own environment");
+    batch.was_reset_ = false;  // the step that the fork cut off may have reached a part of the environments
   }
-  ~Claim() { busy_.store(false, std::memory_order_release); }
+  ~Claim() { claim_.store(0, std::memory_order_release); }
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
 
  private:
-  std::atomic<bool>& busy_;
+  std::atomic<unsigned>& claim_;
 };
 
 EnvBatch::EnvBatch(Kernels kernels, std::int64_t num_envs, std::vector<double> parameters, std::int32_t num_actions,
@@ -114,6 +125,13 @@ void EnvBatch::for_each_range(Function&& function) {
         function(slice * kSlice, slice + 1 == num_slices ? num_envs_ : (slice + 1) * kSlice);
       },
       num_threads_);
+}
+
+template <class Function>
+void EnvBatch::without_gil(const Function& function) const {
+  if (num_envs_ < kReleaseGil) return function();
+  const py::gil_scoped_release released;
+  function();
 }
 
 EnvBatch::Arrays EnvBatch::fresh_arrays() const {
@@ -177,12 +195,7 @@ py::object EnvBatch::step(py::handle actions) {
       num_final.fetch_add(step_range(batch, actions_.data(), result, begin, end), std::memory_order_relaxed);
     });
   };
-  if (num_envs_ < kReleaseGil) {
-    step_all();
-  } else {
-    const py::gil_scoped_release released;
-    step_all();
-  }
+  without_gil(step_all);
   py::dict infos;
   if (num_final.load(std::memory_order_relaxed) > 0) add_final_infos(infos, result.terminated, result.truncated);
   return py::make_tuple(arrays.observations, arrays.rewards, arrays.terminated, arrays.truncated, infos);
@@ -216,8 +229,10 @@ py::object EnvBatch::observed() {
   const py::ssize_t shape[2] = {num_envs_, kernels().observation_size};
   py::object observations = copy_ ? new_array(float_type_, 2, shape) : kept_.observations;
   const Batch batch = view();
-  for_each_range([&](std::int64_t begin, std::int64_t end) {
-    kernels().observe(batch, data_of<float>(observations), begin, end);
+  without_gil([&] {
+    for_each_range([&](std::int64_t begin, std::int64_t end) {
+      kernels().observe(batch, data_of<float>(observations), begin, end);
+    });
   });
   return observations;
 }
@@ -230,7 +245,9 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
     episodes_[i] = 0;
   }
   const Batch batch = view();
-  for_each_range([&](std::int64_t begin, std::int64_t end) { kernels().reset(batch, mask, begin, end); });
+  without_gil([&] {
+    for_each_range([&](std::int64_t begin, std::int64_t end) { kernels().reset(batch, mask, begin, end); });
+  });
   was_reset_ = true;
   return observed();
 }

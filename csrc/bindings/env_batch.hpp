@@ -54,6 +54,9 @@ class EnvBatch {
   Batch view();
   template <class Function>
   void for_each_range(Function&& function);
+  // Runs function() with the GIL released, where the batch is large enough to be worth it.
+  template <class Function>
+  void without_gil(const Function& function) const;
   Arrays fresh_arrays() const;
   py::object observed();
   // Adds what gymnasium's SyncVectorEnv tells in same_step mode of the episodes that ended.
@@ -83,7 +86,7 @@ class EnvBatch {
   std::vector<std::uint64_t> episodes_;
   std::vector<std::int32_t> actions_;
   bool was_reset_ = false;
-  std::atomic<bool> busy_{false};
+  std::atomic<unsigned> claim_{0};  // 0: free
 
   py::dtype float_type_{py::dtype::of<float>()};
   py::dtype bool_type_{py::dtype::of<bool>()};

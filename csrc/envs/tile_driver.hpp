@@ -144,7 +144,7 @@ class TileDriver {
       if (eight == 0) continue;
       for (int j = 0; j < 8; ++j) {
         indices[found] = i + j;
-        found += flags[i + j];
+        found += flags[i + j] != 0;
       }
     }
     for (; i < count; ++i)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_actions", "check_reset_mask", "check_seeds", "check_state"]
+__all__ = ["check_actions", "check_attribute", "check_reset_mask", "check_seeds", "check_state"]
 
 _SEED_LIMIT = 2**64
 
@@ -35,12 +35,16 @@ def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArr
             f"actions must lie in [0, {num_actions}), but actions[{index}] is {array[index]}; "
             "no environment was stepped"
         )
-    # Not ascontiguousarray, which leaves a misaligned array as it is.
-    return np.array(array, dtype=np.int64, order="C")
+    # Filled, not converted: np.array would keep a dtype that is merely equivalent to int64, as longlong is.
+    taken = np.empty(num_envs, dtype=np.int64)
+    taken[...] = array
+    return taken
 
 
 def check_seeds(seed: object, num_envs: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Return the seed of each environment, and which environments are given one."""
+    if isinstance(seed, np.ndarray) and seed.ndim == 0:
+        seed = seed[()]
     if seed is None:
         each: list[object] = [None] * num_envs
     elif isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
@@ -80,11 +84,16 @@ def check_reset_mask(options: object, num_envs: int) -> npt.NDArray[np.bool_] | 
         raise ValueError(f"options['reset_mask'] must have shape ({num_envs},), not {mask.shape}")
     if not mask.any():
         raise ValueError("options['reset_mask'] must hold at least one True")
-    return np.ascontiguousarray(mask)
+    return _canonical(mask)
+
+
+def _canonical(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    # The bytes of a bool array that was viewed from another type may be other than 0 and 1.
+    return np.not_equal(np.ascontiguousarray(flags).view(np.uint8), 0)
 
 
 def check_state(
-    state: object, num_envs: int, state_size: int, max_episode_steps: int
+    state: object, num_envs: int, state_size: int, max_episode_steps: int, *, finite: bool = True
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Return the arrays of a state dictionary as the core takes them."""
     layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
@@ -104,10 +113,27 @@ def check_state(
             raise ValueError(f"state[{key!r}] must be a plain array of dtype {np.dtype(dtype)}, not {found}")
         if array.shape != shape:
             raise ValueError(f"state[{key!r}] must have shape {shape}, not {array.shape}")
-        arrays[key] = np.ascontiguousarray(array)
-    if not np.isfinite(state["state"]).all():
+        arrays[key] = _canonical(array) if key == "ended" else np.ascontiguousarray(array)
+    if finite and not np.isfinite(state["state"]).all():
         raise ValueError("state['state'] must be finite")
     elapsed_steps = state["elapsed_steps"]
     if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps).any():
         raise ValueError(f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit")
     return arrays
+
+
+def check_attribute(name: str, values: object, current: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `values` as an array that may be assigned to `current`: one for each environment, or one for all."""
+    given = np.asarray(values)
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[current.dtype.kind]
+    if given.dtype.kind not in kinds:
+        raise TypeError(f"values for {name!r} must be of a type like {current.dtype}, not {values!r}")
+    if given.shape not in (current.shape, current.shape[1:]):
+        raise ValueError(
+            f"values for {name!r} must have shape {current.shape}, or {current.shape[1:]} for all, not {given.shape}"
+        )
+    if current.dtype.kind in "iu":
+        limits = np.iinfo(current.dtype)
+        if given.size and (int(given.min()) < limits.min or int(given.max()) > limits.max):
+            raise ValueError(f"values for {name!r} must lie between {limits.min} and {limits.max}, not {values!r}")
+    return given

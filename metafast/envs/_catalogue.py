@@ -21,8 +21,6 @@ class EnvironmentDefinition:
 
     env_id: str
     kernels: str
-    max_episode_steps: int
-    reward_threshold: float | None
     observation_space: Callable[[], spaces.Box]
     action_space: Callable[[], spaces.Discrete]
     parameters: Callable[..., list[float]]
@@ -48,8 +46,6 @@ CATALOGUE = {
         EnvironmentDefinition(
             env_id="CartPole-v1",
             kernels="cartpole",
-            max_episode_steps=500,
-            reward_threshold=475.0,
             observation_space=_cartpole_observation_space,
             action_space=lambda: spaces.Discrete(2),
             parameters=_cartpole_parameters,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from metafast._gymnasium_hook import REGISTERED
 from metafast.envs._catalogue import CATALOGUE
 from metafast.envs._vector_env import NativeVectorEnv
 
@@ -89,7 +90,7 @@ def make_vec(
     if num_threads is not None:
         num_threads = _whole_number("num_threads", num_threads, 1, 1024)
     if max_episode_steps is None:
-        max_episode_steps = definition.max_episode_steps
+        max_episode_steps = REGISTERED[env_id].max_episode_steps
     max_episode_steps = _whole_number("max_episode_steps", max_episode_steps, 1, 2**31 - 2)
     for name, flag in (("exact", exact), ("copy", copy)):
         if not isinstance(flag, (bool, np.bool_)):
@@ -111,7 +112,9 @@ def make_vec(
         autoreset_mode=_autoreset_mode(autoreset_mode),
         max_episode_steps=max_episode_steps,
         copy=bool(copy),
-        env_kwargs=env_kwargs,
+        env_kwargs={
+            name: value.item() if isinstance(value, np.generic) else value for name, value in env_kwargs.items()
+        },
     )
 
 
@@ -128,4 +131,6 @@ def _autoreset_mode(mode: object) -> AutoresetMode:
         return mode
     if isinstance(mode, str) and mode in _AUTORESET_MODES:
         return _AUTORESET_MODES[mode]
+    if isinstance(mode, str) and mode in {member.value for member in AutoresetMode}:
+        return AutoresetMode(mode)
     raise ValueError(f"autoreset_mode must be one of {', '.join(map(repr, _AUTORESET_MODES))}, not {mode!r}")

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metafast import _core
-from metafast.envs._arguments import check_actions, check_reset_mask, check_seeds, check_state
+from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
 from metafast.envs._catalogue import EnvironmentDefinition
 
 __all__ = ["NativeVectorEnv"]
@@ -227,10 +227,13 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         Raises
         ------
         ValueError
-            If a key is missing or unknown, or an array has the wrong type, shape or range. The state is then unchanged.
+            If a key is missing or unknown, or an array has the wrong type, shape or range, or in same_step mode, where
+            no reset is ever still to come, ``ended`` is set. The state is then unchanged.
         """
-        state_size = self._batch.state_size
-        self._batch.set_state(**check_state(state, self.num_envs, state_size, self.max_episode_steps))
+        arrays = check_state(state, self.num_envs, self._batch.state_size, self.max_episode_steps)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and arrays["ended"].any():
+            raise ValueError("state['ended'] must be False everywhere in same_step mode, which resets at once")
+        self._batch.set_state(**arrays)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of each environment: one that all share N times, else one entry of an array [N, ...].
@@ -248,15 +251,13 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
     def set_attr(self, name: str, values: Any) -> None:
         """Set an entry of the state of each environment: `name` is one of `get_state`'s keys.
 
-        A list or tuple holds one value for each environment; any other value is given to all. A name that is not in
-        the state raises AttributeError: the native dynamics have no other attribute to change.
+        `values` holds one for each environment, or one for all. A name that is not in the state raises AttributeError:
+        the native dynamics have no other attribute to change.
         """
         state = self.get_state()
         if name not in state:
             raise AttributeError(f"the environments have no attribute {name!r} to set; there are: {', '.join(state)}")
-        if isinstance(values, (list, tuple)) and len(values) != self.num_envs:
-            raise ValueError(f"values must have {self.num_envs} entries, one for each environment, not {len(values)}")
-        state[name][:] = values
+        state[name][:] = check_attribute(name, values, state[name])
         self.set_state(state)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -277,7 +278,9 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
     def __getstate__(self) -> dict[str, Any]:
         attributes = {name: value for name, value in self.__dict__.items() if name not in ("_batch", "_step")}
         started = not self.closed and self._batch.was_reset
-        return {"attributes": attributes, "state": self.get_state() if started else None}
+        # In same_step mode the last observations of ended episodes are in no state.
+        final = self.final_observations.copy() if started and self.autoreset_mode is AutoresetMode.SAME_STEP else None
+        return {"attributes": attributes, "state": self.get_state() if started else None, "final_observations": final}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         self.__dict__.update(pickled["attributes"])
@@ -286,4 +289,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             return
         self._start()
         if pickled["state"] is not None:
-            self.set_state(pickled["state"])
+            limits = self.num_envs, self._batch.state_size, self.max_episode_steps
+            self._batch.set_state(**check_state(pickled["state"], *limits, finite=False))
+        if pickled["final_observations"] is not None:
+            self.final_observations[:] = pickled["final_observations"]

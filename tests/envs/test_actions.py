@@ -26,6 +26,7 @@ GOOD = {
     "strided": np.array([0, 9, 1, 9, 1, 9, 0, 9])[::2],
     "reversed": np.array([0, 1, 1, 0])[::-1],
     "read-only": np.broadcast_to(np.array([0, 1, 1, 0]), (4,)),
+    "longlong": np.array([0, 1, 1, 0], dtype=np.longlong),
     "misaligned": np.frombuffer(b"x" + np.array([0, 1, 1, 0]).tobytes(), dtype=np.int64, offset=1),
     "column": np.array([[0, 7], [1, 7], [1, 7], [0, 7]])[:, 0],
     "torch int64": torch.tensor([0, 1, 1, 0]),

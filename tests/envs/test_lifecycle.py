@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import os
 import pickle
 import threading
 
@@ -232,3 +233,52 @@ def test_another_process_steps_the_same(method):
         theirs = processes.apply_async(env.step, (actions,)).get(timeout=60)
     for ours, other in zip(env.step(actions)[:4], theirs[:4], strict=True):
         np.testing.assert_array_equal(ours, other)
+
+
+def test_a_copy_keeps_the_final_observations():
+    env = metafast.envs.make_vec("CartPole-v1", 3, autoreset_mode="same_step", max_episode_steps=1)
+    env.reset(seed=0)
+    env.step([0, 1, 0])
+    again = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(again.final_observations, env.final_observations)
+    assert env.final_observations.any()
+
+
+def test_same_step_mode_takes_no_state_whose_reset_is_still_to_come():
+    env = metafast.envs.make_vec("CartPole-v1", 3, autoreset_mode="same_step")
+    env.reset(seed=0)
+    state = env.get_state()
+    state["ended"][1] = True
+    with pytest.raises(ValueError, match="ended"):
+        env.set_state(state)
+
+
+def test_an_environment_that_was_being_stepped_at_a_fork_can_be_reset_in_the_child():
+    env = metafast.envs.make_vec("CartPole-v1", 400_000, num_threads=1)
+    env.reset(seed=0)
+    stop = threading.Event()
+
+    def keep_stepping():
+        actions = np.zeros(400_000, dtype=np.int64)
+        while not stop.is_set():
+            env.step(actions)
+
+    thread = threading.Thread(target=keep_stepping)
+    thread.start()
+    try:
+        statuses = []
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    env.reset(seed=1)
+                    env.step(np.zeros(400_000, dtype=np.int64))
+                    status = 0
+                finally:
+                    os._exit(status)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    finally:
+        stop.set()
+        thread.join()
+    assert statuses == [0] * 5

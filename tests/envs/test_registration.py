@@ -25,6 +25,7 @@ MAKE = "print(gymnasium.make_vec('{}metafast/CartPole-v1', num_envs=4).reset(see
         "import metafast, gymnasium; " + MAKE.format(""),
         "import metafast, gymnasium.vector; " + MAKE.format(""),
         "import metafast.envs, gymnasium; " + MAKE.format(""),
+        "import metafast, importlib.util as u; u.find_spec('gymnasium'); import gymnasium; " + MAKE.format(""),
         "import gymnasium; " + MAKE.format("metafast.envs:"),
         "import gymnasium; " + MAKE.format("metafast:"),
         "from metafast import envs; import gymnasium; " + MAKE.format(""),
@@ -68,3 +69,20 @@ def test_a_spec_makes_the_environment_again(maker):
     again = gymnasium.make_vec(env.spec)
     assert (again.num_envs, again.max_episode_steps, again.copy) == (5, 9, False)
     assert again.metadata == env.metadata
+
+
+def test_two_threads_may_import_gymnasium_and_the_environments():
+    program = """
+import threading, metafast
+def first():
+    import gymnasium
+    made.append(gymnasium.make_vec("metafast/CartPole-v1", num_envs=2))
+def second():
+    made.append(metafast.envs.make_vec("CartPole-v1", 2))
+made = []
+threads = [threading.Thread(target=target) for target in (first, second)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(made))
+"""
+    assert run(program) == "2"
