@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 try:
     from metafast._core import __version__, get_num_threads, isa, set_num_threads
 except ImportError as error:
+    if "METAFAST_" in str(error):
+        raise  # not the build, but an environment variable that it names
     raise ImportError(
         "metafast's compiled module, metafast._core, could not be imported "
         f"({error}). Build it with `pip install .` (or `pip install -e .` to work on the source) in the folder that "

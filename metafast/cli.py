@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     given = [argument for argument in given if argument != "--json"]
     try:
+        if not given:
+            _parser().print_help(sys.stderr)
+            return 2
         if given[:1] == ["train"]:
             return _train(given[1:], as_json)
         options = _parser().parse_args(given)
@@ -33,6 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"metafast: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("metafast: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever was reading has seen enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
@@ -80,7 +90,7 @@ def _print_json(result: dict[str, Any]) -> None:
 
 def _load_trainer(name: Any) -> Any:
     if name not in TRAINERS:
-        raise UsageError(f"unknown trainer {name!r}; there is {', '.join(TRAINERS)}")
+        raise UsageError(f"unknown trainer {name!r}; there is {', '.join(TRAINERS)} (see its --algorithm)")
     return importlib.import_module(TRAINERS[name])
 
 
@@ -96,8 +106,11 @@ def _train(arguments: list[str], as_json: bool) -> int:
     else:
         evaluation = result["evaluation_return"]
         fresh = "" if evaluation is None else f" ({evaluation:.1f} on fresh episodes)"
+        if result["target_return"] is not None and not result["solved"]:
+            fresh += f", short of {result['target_return']:g}"
+        ended = f"mean return {result['mean_return']:.1f}{fresh}" if result["episodes"] else "no episode has ended"
         print(
-            f"mean return {result['mean_return']:.1f}{fresh}, "
+            f"{ended}, "
             f"{result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
             f"learning curve: {result['learning_curve']}"
         )
@@ -112,8 +125,8 @@ def _train(arguments: list[str], as_json: bool) -> int:
 
 
 def _evaluate(options: argparse.Namespace, as_json: bool) -> int:
-    if options.episodes < 1 or options.seed < 0:
-        raise UsageError("--episodes must be at least 1 and --seed at least 0")
+    if options.episodes < 1 or not 0 <= options.seed < 2**63:
+        raise UsageError("--episodes must be at least 1, and --seed at least 0 and below 2**63")
     trainer = _load_trainer(_read_trainer_name(options.run_dir))
     result = trainer.evaluate(options.run_dir, options.episodes, options.backend, options.greedy, options.seed)
     if as_json:

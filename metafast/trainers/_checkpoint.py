@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafast.trainers import UsageError, _run
+from metafast.trainers import UsageError, _distributed, _run
 from metafast.trainers._environments import AnyVectorEnv
 from metafast.trainers._learner import Learner
 
@@ -21,6 +21,7 @@ class Counters:
     seconds: float = 0.0
     next_evaluation: int = 0
     evaluation_return: float | None = None
+    solved_target: float | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -38,15 +39,28 @@ def save(
     }
     if hasattr(env, "get_state"):
         arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
-    directory.write_state(arrays, {**asdict(counters), "episodes": episodes.episodes})
+    numbers = {**asdict(counters), "episodes": episodes.episodes, "world_size": _distributed.world_size()}
+    # Among the arrays, because the header that holds the numbers is limited in size.
+    arrays["curve"] = np.array([list(point.values()) for point in numbers.pop("curve")]).reshape(-1, 2)
+    directory.write_state(arrays, numbers)
     directory.write_policy(learner.policy)
 
 
 def restore(
-    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, traces: Tensor, episodes: _run.EpisodeReturns
+    directory: _run.RunDirectory,
+    learner: Learner,
+    env: AnyVectorEnv,
+    traces: Tensor,
+    episodes: _run.EpisodeReturns,
+    seed: int,
 ) -> tuple[np.ndarray, Counters]:
-    """Put back what `save` wrote; return the observations to act on and the counters."""
+    """Put back what `save` wrote; return the observations to act on and the counters.
+
+    `seed` is the run's, for environments whose state cannot be put back.
+    """
     arrays, numbers = directory.read_state()
+    if (saved_by := numbers.pop("world_size")) != _distributed.world_size():
+        raise UsageError(f"{directory.path} was saved by {saved_by} processes; resume it with as many")
     if arrays["traces"].shape != tuple(traces.shape) or arrays["running_returns"].shape != (env.num_envs,):
         raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
     learner.set_state(select(arrays, "learner."))
@@ -54,14 +68,15 @@ def restore(
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")
-    counters = Counters(**numbers)
+    curve = [{"env_steps": int(steps), "mean_return": float(mean)} for steps, mean in arrays["curve"]]
+    counters = Counters(**numbers, curve=curve)
     if state := select(arrays, "environment."):
         env.set_state(state)  # type: ignore[attr-defined]
         return arrays["observations"], counters
     print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
     episodes.running[:] = 0.0
     traces.zero_()
-    return env.reset(seed=_run.derive_seeds(counters.iteration, directory.rank)[0])[0], counters
+    return env.reset(seed=_run.derive_seeds(seed, directory.rank, counters.iteration)[0])[0], counters
 
 
 def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -7,14 +7,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def start() -> tuple[int, int]:
-    """Join the process group that torchrun described in the environment, if it did; return (rank, number of ranks)."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        return 0, 1
+def start() -> int:
+    """Join the process group that torchrun described in the environment, if it did; return this rank."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0
     if not dist.is_initialized():
         dist.init_process_group("gloo")
-    return dist.get_rank(), world_size
+    return dist.get_rank()
 
 
 def stop() -> None:
@@ -28,6 +27,20 @@ def average_(tensor: Tensor) -> None:
     if dist.is_initialized():
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(count: int) -> int:
+    """Return the sum of the ranks' counts."""
+    if not dist.is_initialized():
+        return count
+    counts = torch.tensor(count)
+    dist.all_reduce(counts)
+    return int(counts)
 
 
 def agree(*flags: bool) -> tuple[bool, ...]:

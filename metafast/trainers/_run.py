@@ -76,7 +76,8 @@ class RunDirectory:
         """Load the weights that `write_policy` saved."""
         if not self.policy_path.exists():
             raise UsageError(f"{self.path} holds no policy.safetensors: the run ended before it saved anything")
-        module.load_state_dict(safetensors.torch.load_file(self.policy_path))
+        with _readable(self.policy_path):
+            module.load_state_dict(safetensors.torch.load_file(self.policy_path))
 
     def write_state(self, arrays: Mapping[str, np.ndarray], counters: Mapping[str, Any]) -> None:
         """Save all that an exact continuation needs: arrays, and in the same file's header counters as JSON."""
@@ -87,7 +88,7 @@ class RunDirectory:
         """Load what `write_state` saved."""
         if not self.state_path.exists():
             raise UsageError(f"{self.state_path} is missing: there is no training state to continue from")
-        with safetensors.safe_open(self.state_path, framework="numpy") as file:
+        with _readable(self.state_path), safetensors.safe_open(self.state_path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return arrays, json.loads(file.metadata()["counters"])
 
@@ -120,6 +121,14 @@ class RunDirectory:
             self._events.close()
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
 def _replace(path: Path, contents: bytes) -> None:
     # Written beside and moved into place, so that an interruption leaves the old file or the new one.
     beside = path.with_suffix(".partial")
@@ -141,9 +150,9 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     return contents
 
 
-def derive_seeds(seed: int, rank: int) -> list[int]:
-    """Independent seeds for the environments, the policy's sampling and the evaluations of one process."""
-    return [int(word) >> 1 for word in np.random.SeedSequence([seed, rank]).generate_state(3)]
+def derive_seeds(*numbers: int) -> list[int]:
+    """Three independent seeds of a seed and what else tells streams apart: the rank, the iteration."""
+    return [int(word) >> 1 for word in np.random.SeedSequence(numbers).generate_state(3)]
 
 
 class EpisodeReturns:

@@ -8,6 +8,7 @@ training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016
 import argparse
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,11 +109,18 @@ class Config:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        if self.seed < 0:
-            raise UsageError(f"seed must not be negative, not {self.seed}")
-        for name in ("learning_rate", "half_life"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be at least 0 and below 2**63, not {self.seed}")
+        if self.threads > 1024:
+            raise UsageError(f"threads must be at most 1024, not {self.threads}")
+        for name in ("learning_rate", "half_life", "clip", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} must be positive and finite, not {value}")
+        if not self.max_grad_norm >= 0:
+            raise UsageError(f"max_grad_norm must not be negative, not {self.max_grad_norm}")
+        if self.run_dir == "":
+            raise UsageError("run_dir must not be empty")
         if any(size < 1 for size in self.hidden_sizes):
             raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
         # JSON gives a list.
@@ -176,6 +184,22 @@ def load_config(run_dir: str) -> Config:
     if contents.get("trainer") != NAME or not names <= contents.keys():
         raise UsageError(f"{run_dir} does not hold a {NAME} run of this version")
     return Config(**{name: contents[name] for name in names})
+
+
+# What a run cannot change on its way.
+FIXED = ("env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "num_envs", "seed", "run_dir")
+
+
+def check_resumable(config: Config) -> None:
+    """Refuse to resume a run with other options than those that may change on the way."""
+    assert config.resume is not None
+    saved = load_config(config.resume)
+    for name in FIXED:
+        if getattr(config, name) != getattr(saved, name):
+            raise UsageError(
+                f"{name} cannot be changed on the way: {config.resume} has {getattr(saved, name)!r}, "
+                f"not {getattr(config, name)!r}"
+            )
 
 
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
@@ -357,7 +381,7 @@ def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, c
     if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
         return False
     env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
-    counters.evaluation_return = float(play(env, learner, seed + counters.iteration).mean())
+    counters.evaluation_return = float(play(env, learner, _run.derive_seeds(seed, counters.iteration)[0]).mean())
     counters.next_evaluation = counters.iteration + 4
     return counters.evaluation_return >= config.target_return + config.target_margin
 
@@ -365,9 +389,11 @@ def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, c
 def train(config: Config) -> dict[str, Any]:
     """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
     started = time.perf_counter()
-    torch.set_num_threads(config.threads)
+    if config.resume is not None:
+        check_resumable(config)
     metafast.set_num_threads(config.threads)
-    rank, world_size = _distributed.start()
+    torch.set_num_threads(config.threads)
+    rank = _distributed.start()
     env_seed, policy_seed, evaluation_seed = _run.derive_seeds(config.seed, rank)
     env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
     learner = make_learner(config, env, policy_seed)
@@ -380,8 +406,12 @@ def train(config: Config) -> dict[str, Any]:
         observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
-        observations, counters = _checkpoint.restore(directory, learner, env, traces, episodes)
-    earlier_seconds, solved, interrupted = counters.seconds, False, False
+        observations, counters = _checkpoint.restore(directory, learner, env, traces, episodes, config.seed)
+        directory.write_config(NAME, dataclasses.replace(config, resume=None))
+    earlier_seconds, interrupted = counters.seconds, False
+    solved = config.target_return is not None and counters.solved_target == config.target_return
+    if rank == 0 and (solved or counters.env_steps >= config.total_steps):
+        print("this run has ended; to go on give a greater --total-steps or --target-return", file=sys.stderr)
     saved = time.perf_counter()
     with (
         _run.interruptible() as interruption,
@@ -406,7 +436,7 @@ def train(config: Config) -> dict[str, Any]:
                 ended = ((rollout.terminated | rollout.truncated) & rollout.kept).numpy()
             episodes.add(rewards, ended)
             counters.iteration += 1
-            counters.env_steps += rewards.size * world_size
+            counters.env_steps += _distributed.total(rewards.size)
             counters.seconds = earlier_seconds + time.perf_counter() - started
             if episodes.latest:
                 counters.curve.append({"env_steps": counters.env_steps, "mean_return": episodes.mean})
@@ -417,6 +447,7 @@ def train(config: Config) -> dict[str, Any]:
             due = time.perf_counter() - saved > config.checkpoint_seconds
             solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
             if solved:
+                counters.solved_target = config.target_return
                 display.reach_target(counters.env_steps)
             if due:
                 _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
@@ -436,6 +467,7 @@ def train(config: Config) -> dict[str, Any]:
         "seconds": counters.seconds,
         "mean_return": episodes.mean,
         "evaluation_return": counters.evaluation_return,
+        "target_return": config.target_return,
         "solved": solved,
         "interrupted": interrupted,
         "run_dir": str(directory.path),

@@ -85,7 +85,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required"),
+        ([], "usage: metafast"),
         (["dance"], "invalid choice"),
         (["train", "dancing"], "unknown trainer 'dancing'"),
         (["train", "--env-id", "Nowhere-v0"], "Nowhere-v0"),

@@ -4,23 +4,33 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from metafast.trainers import _run
+from metafast.trainers import UsageError, _run
+from metafast.trainers import policy_gradient as pg
 
 
-def test_two_processes_keep_the_same_parameters(tmp_path):
+def train_with_two(*options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "metafast", "train", "--num-envs", "4", "--num-steps", "16", "--total-steps", "1024", "--json"]
-    completed = subprocess.run(
-        [*command, "--run-dir", str(tmp_path / "run")],
+    return subprocess.run(
+        [*command, "-m", "metafast", "train", "--json", *options],
         capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce-baseline"])
+def test_two_processes_keep_the_same_parameters(tmp_path, algorithm):
+    options = ["--algorithm", algorithm, "--num-envs", "4", "--num-steps", "16", "--half-life", "500"]
+    completed = train_with_two(*options, "--total-steps", "1024", "--run-dir", str(tmp_path / "run"))
     assert completed.returncode == 0, completed.stderr
     (line,) = completed.stdout.strip().splitlines()
-    assert json.loads(line)["env_steps"] == 1024
-    first, second = (_run.RunDirectory(tmp_path / "run", rank).read_state()[0] for rank in (0, 1))
+    assert json.loads(line)["env_steps"] >= 1024
+    (first, numbers), (second, others) = (_run.RunDirectory(tmp_path / "run", rank).read_state() for rank in (0, 1))
     for name in ("learner.parameters", "learner.adam.first", "learner.adam.second", "learner.adam.count"):
         np.testing.assert_array_equal(first[name], second[name])
+    assert (numbers["env_steps"], numbers["iteration"]) == (others["env_steps"], others["iteration"])
     # Experience differs: the seeds are offset by the rank.
     assert not np.array_equal(first["observations"], second["observations"])
     assert (first["learner.adam.count"] > 0).all()
+    with pytest.raises(UsageError, match="saved by 2 processes"):
+        pg.train(pg.parse(["--resume", str(tmp_path / "run"), "--total-steps", "4096"]))

@@ -119,11 +119,45 @@ def test_resuming_continues_exactly(tmp_path, algorithm):
         np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
 
 
-def test_resuming_with_other_sizes_is_refused(tmp_path):
+def test_resuming_with_what_cannot_change_is_refused(tmp_path):
     run(tmp_path / "run", num_envs=4, num_steps=16, total_steps=64)
-    for option in (["--num-envs", "5"], ["--hidden-sizes", "8"]):
-        with pytest.raises(UsageError, match="saved with another network"):
-            pg.train(pg.parse(["--resume", str(tmp_path / "run"), *option]))
+    for name, value in (
+        ("num-envs", "5"), ("hidden-sizes", "8"), ("algorithm", "a2c"), ("backend", "gymnasium"), ("run-dir", "other"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"{name.replace('-', '_')} cannot be changed"):
+            pg.train(pg.parse(["--resume", str(tmp_path / "run"), f"--{name}", value]))
+
+
+def test_resuming_remembers_new_options_and_says_when_there_is_nothing_to_do(tmp_path, capsys):
+    run(tmp_path / "run", num_envs=4, num_steps=16, total_steps=64)
+    pg.train(pg.parse(["--resume", str(tmp_path / "run"), "--total-steps", "128", "--learning-rate", "0.5"]))
+    assert "has ended" not in capsys.readouterr().err
+    config = pg.load_config(str(tmp_path / "run"))
+    assert (config.total_steps, config.learning_rate, config.resume) == (128, 0.5, None)
+    result = pg.train(pg.parse(["--resume", str(tmp_path / "run")]))
+    assert "has ended" in capsys.readouterr().err
+    assert result["env_steps"] == 128
+
+
+def test_a_long_learning_curve_fits_the_checkpoint(tmp_path):
+    run(tmp_path / "run", num_envs=4, num_steps=16, total_steps=64)
+    directory = _run.RunDirectory(tmp_path / "run")
+    arrays, numbers = directory.read_state()
+    directory.write_state(arrays | {"curve": np.ones((2_000_000, 2))}, numbers)
+    assert len(directory.read_state()[0]["curve"]) == 2_000_000
+    assert "curve" not in numbers
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"threads": 100_000}, {"seed": 2**63}, {"clip": -1.0}, {"learning_rate": float("inf")}, {"run_dir": ""},
+        {"checkpoint_seconds": float("nan")}, {"max_grad_norm": -1.0},
+    ],
+)  # fmt: skip
+def test_options_out_of_range(option):
+    with pytest.raises(UsageError, match=next(iter(option))):
+        pg.configure(**option)
 
 
 def test_a_run_directory_holds_what_is_promised(tmp_path):
@@ -154,7 +188,7 @@ def test_a_run_directory_holds_what_is_promised(tmp_path):
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"minibatches": 0}, "minibatches must be at least 1"),
         ({"gamma": 1.5}, "gamma must lie between 0 and 1"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"half_life": 0.0}, "half_life must be positive"),
         ({"hidden_sizes": (64, 0)}, "hidden_sizes must be at least 1"),
