@@ -1,0 +1,58 @@
+#include "bindings/attention_arrays.hpp"
+
+namespace metafast {
+
+py::array attention_array(py::handle value, const char* name, const py::array& like, const char* like_name,
+                          std::array<py::ssize_t, 4> extents) {
+  py::array array = plain_array(value, name);
+  if (like && array.dtype().num() != like.dtype().num())
+    throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) + ", but " + like_name + " has " +
+                         dtype_text(like) + "; the floats of one call share a dtype");
+  bool fits = array.ndim() == 4;
+  for (int axis = 0; fits && axis < 4; ++axis) fits = extents[axis] == kAny || array.shape(axis) == extents[axis];
+  if (!fits) {
+    std::string expected = "(";
+    for (int axis = 0; axis < 4; ++axis)
+      expected += (axis ? ", " : "") + (extents[axis] == kAny ? "any" : std::to_string(extents[axis]));
+    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
+                          ", expected " + expected + ") for [batch, heads, rows, columns]");
+  }
+  bool walkable = array.shape(3) <= 1 || array.strides(3) == array.itemsize();
+  for (int axis = 0; axis < 3; ++axis) walkable = walkable && array.strides(axis) % array.itemsize() == 0;
+  if (!walkable) return array.attr("copy")("C").cast<py::array>();
+  return array;
+}
+
+attention::KeySelection key_selection(py::handle key_mask, py::handle key_lengths, py::ssize_t batch, py::ssize_t keys,
+                                      py::array& mask, py::array& lengths) {
+  attention::KeySelection selection;
+  if (key_mask && !key_mask.is_none()) {
+    mask = flag_array(key_mask, "key_mask");
+    if (mask.ndim() != 2 || mask.shape(0) != batch || mask.shape(1) != keys)
+      throw py::value_error("key_mask has shape " + shape_text(mask.shape(), static_cast<int>(mask.ndim())) +
+                            ", expected (" + std::to_string(batch) + ", " + std::to_string(keys) + ") for [batch, keys]");
+    if (keys > 1 && mask.strides(1) != 1) mask = mask.attr("copy")("C").cast<py::array>();
+    selection.mask = static_cast<const std::uint8_t*>(mask.data());
+    selection.mask_stride = mask.strides(0);
+  }
+  if (key_lengths && !key_lengths.is_none()) {
+    lengths = plain_array(key_lengths, "key_lengths");
+    const char kind = lengths.dtype().kind();
+    if (kind != 'i' && kind != 'u')
+      throw py::type_error("key_lengths has dtype " + dtype_text(lengths) + "; expected integers");
+    if (lengths.ndim() != 1 || lengths.shape(0) != batch)
+      throw py::value_error("key_lengths has shape " + shape_text(lengths.shape(), static_cast<int>(lengths.ndim())) +
+                            ", expected (" + std::to_string(batch) + ",) for [batch]");
+    // A copy of our own: nobody can change a length between its check and its use.
+    lengths = lengths.attr("astype")("int64").cast<py::array>();
+    selection.lengths = static_cast<const std::int64_t*>(lengths.data());
+    for (py::ssize_t entry = 0; entry < batch; ++entry)
+      if (selection.lengths[entry] < 0 || selection.lengths[entry] > keys)
+        throw py::value_error("key_lengths[" + std::to_string(entry) + "] is " +
+                              std::to_string(selection.lengths[entry]) + ", expected 0 to " + std::to_string(keys) +
+                              ", the number of keys");
+  }
+  return selection;
+}
+
+}  // namespace metafast
