@@ -71,7 +71,7 @@ template <class T>
 constexpr std::int64_t kPadding = 64 / sizeof(T);
 
 template <class T>
-constexpr std::int64_t padded(std::int64_t count) {
+[[gnu::always_inline]] constexpr std::int64_t padded(std::int64_t count) {
   return (count + kPadding<T> - 1) / kPadding<T> * kPadding<T>;
 }
 
@@ -84,28 +84,33 @@ struct AdditiveKernels {
   // Context and weights of the queries [begin, end) of one problem.
   void (*forward)(const AdditiveForward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
                   const PreparedKeys<T>&, void* scratch);
-  // The query gradient of [begin, end), and what these queries give to the gradients of keys, values and score weights
-  // as sums in `sums`, which finish_backward takes.
-  void (*backward)(const AdditiveBackward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
-                   const PreparedKeys<T>&, T* sums, void* scratch);
-  void (*double_backward)(const AdditiveDoubleBackward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
-                          const PreparedKeys<T>&, T* sums, void* scratch);
-  // Adds up the sums of the blocks of one problem, `stride` apart, and writes the gradients of its keys and values.
-  void (*finish)(const AdditiveBackward<T>&, std::int64_t problem, const PreparedKeys<T>&, const T* sums,
-                 std::int64_t stride, std::int64_t blocks);
+  std::int64_t (*forward_scratch)(const Extents&);
+};
+
+struct AdditiveTable {
+  AdditiveKernels<float> of_float;
+  AdditiveKernels<double> of_double;
+
+  template <class T>
+  const AdditiveKernels<T>& of() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return of_float;
+    else
+      return of_double;
+  }
 };
 
 // Sizes of memory, in bytes; each is a multiple of the cache line, which the memory must be aligned to.
 constexpr std::int64_t kCacheLine = 64;
 
 template <class T>
-std::int64_t prepared_bytes(const Extents& extents) {
+static inline std::int64_t prepared_bytes(const Extents& extents) {
   const std::int64_t width = padded<T>(extents.width), rows = padded<T>(extents.keys);
   return static_cast<std::int64_t>(sizeof(T)) * ((rows + 2) * width) + padded<std::int32_t>(extents.keys) * 4 + kCacheLine;
 }
 
 template <class T>
-PreparedKeys<T> place_keys(const Extents& extents, void* memory) {
+static inline PreparedKeys<T> place_keys(const Extents& extents, void* memory) {
   const std::int64_t width = padded<T>(extents.width), rows = padded<T>(extents.keys);
   PreparedKeys<T> keys;
   keys.rows = static_cast<T*>(memory);
@@ -118,3 +123,7 @@ PreparedKeys<T> place_keys(const Extents& extents, void* memory) {
 }
 
 }  // namespace metafast::attention
+
+namespace metafast {
+METAFAST_DISPATCH(attention::AdditiveTable, additive_table)
+}

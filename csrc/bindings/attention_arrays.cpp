@@ -26,7 +26,7 @@ py::array attention_array(py::handle value, const char* name, const py::array& l
 attention::KeySelection key_selection(py::handle key_mask, py::handle key_lengths, py::ssize_t batch, py::ssize_t keys,
                                       py::array& mask, py::array& lengths) {
   attention::KeySelection selection;
-  if (key_mask && !key_mask.is_none()) {
+  if (given(key_mask)) {
     mask = flag_array(key_mask, "key_mask");
     if (mask.ndim() != 2 || mask.shape(0) != batch || mask.shape(1) != keys)
       throw py::value_error("key_mask has shape " + shape_text(mask.shape(), static_cast<int>(mask.ndim())) +
@@ -35,7 +35,7 @@ attention::KeySelection key_selection(py::handle key_mask, py::handle key_length
     selection.mask = static_cast<const std::uint8_t*>(mask.data());
     selection.mask_stride = mask.strides(0);
   }
-  if (key_lengths && !key_lengths.is_none()) {
+  if (given(key_lengths)) {
     lengths = plain_array(key_lengths, "key_lengths");
     const char kind = lengths.dtype().kind();
     if (kind != 'i' && kind != 'u')
