@@ -15,6 +15,7 @@ namespace metafast::attention {
 // What is known of the score weights of all heads before the first key is looked at.
 template <class T>
 struct WeightTable {
+  const T* score_weights = nullptr;  // [heads, padded width], as given
   const T* weights = nullptr;  // [heads, padded width], scaled so that the largest magnitude is in [1, 2)
   const T* floors = nullptr;   // [heads, padded width], kScale / weight where `foldable`
   const T* factors = nullptr;  // [heads], from a sum of weight / denominator to a score
@@ -78,13 +79,26 @@ template <class T>
 template <class T>
 struct AdditiveKernels {
   // Fills the tables [heads, ...] of the score weights.
-  void (*weigh)(const Additive<T>&, T* weights, T* floors, T* factors, bool* foldable);
+  void (*weigh)(const Additive<T>&, T* score_weights, T* weights, T* floors, T* factors, bool* foldable);
   // Prepares the keys of one problem in memory of prepared_bytes. `fold`: for the forward pass.
   void (*prepare)(const Additive<T>&, std::int64_t problem, bool fold, const PreparedKeys<T>&);
   // Context and weights of the queries [begin, end) of one problem.
   void (*forward)(const AdditiveForward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
                   const PreparedKeys<T>&, void* scratch);
+  // The query gradient of [begin, end); what these queries give to the gradients of keys and values goes to `sums`,
+  // which `finish` takes, and to that of the score weights to `weight_sums` [padded width].
+  void (*backward)(const AdditiveBackward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
+                   const PreparedKeys<T>&, T* sums, T* weight_sums, void* scratch);
+  void (*double_backward)(const AdditiveDoubleBackward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
+                          const PreparedKeys<T>&, T* sums, T* weight_sums, void* scratch);
+  // Adds up the sums of the blocks of one problem, `stride` apart, in their order, and writes the gradients of its keys
+  // and values. `times_weights`: the backward pass leaves this factor to the end, the double one does not.
+  void (*finish)(const AdditiveBackward<T>&, std::int64_t problem, const PreparedKeys<T>&, const T* sums,
+                 std::int64_t stride, std::int64_t blocks, bool times_weights);
+  // The scratch of each, in bytes.
   std::int64_t (*forward_scratch)(const Extents&);
+  std::int64_t (*backward_scratch)(const Extents&);
+  std::int64_t (*double_backward_scratch)(const Extents&);
 };
 
 struct AdditiveTable {
@@ -107,6 +121,12 @@ template <class T>
 static inline std::int64_t prepared_bytes(const Extents& extents) {
   const std::int64_t width = padded<T>(extents.width), rows = padded<T>(extents.keys);
   return static_cast<std::int64_t>(sizeof(T)) * ((rows + 2) * width) + padded<std::int32_t>(extents.keys) * 4 + kCacheLine;
+}
+
+// The elements of `sums` of one block: rows of keys and of values.
+template <class T>
+static inline std::int64_t sums_size(const Extents& extents) {
+  return padded<T>(extents.keys) * (padded<T>(extents.width) + padded<T>(extents.value_width));
 }
 
 template <class T>

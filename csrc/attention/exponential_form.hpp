@@ -94,7 +94,7 @@ inline void fill(T* out, std::int64_t begin, std::int64_t end, T value) {
 }
 
 template <class T>
-void weigh(const Additive<T>& arguments, T* weights, T* floors, T* factors, bool* foldable) {
+void weigh(const Additive<T>& arguments, T* score_weights, T* weights, T* floors, T* factors, bool* foldable) {
   const std::int64_t width = arguments.extents.width, padded_width = padded<T>(width);
   for (std::int64_t head = 0; head < arguments.extents.heads; ++head) {
     const T* given = arguments.score_weight.of(arguments.extents, head);
@@ -113,6 +113,7 @@ void weigh(const Additive<T>& arguments, T* weights, T* floors, T* factors, bool
     const T down = T(__builtin_ldexp(1.0, -half)), further_down = T(__builtin_ldexp(1.0, -rest));
     for (std::int64_t h = 0; h < padded_width; ++h) {
       const T weight = h < width ? given[h] * down * further_down : T(0);
+      score_weights[head * padded_width + h] = h < width ? given[h] : T(0);
       weights[head * padded_width + h] = weight;
       // A padding column's denominator is so large that it adds nothing.
       floors[head * padded_width + h] = h < width ? Range<T>::kScale / weight : T(1) / Range<T>::kScale;
