@@ -80,8 +80,9 @@ template <class T>
 struct AdditiveKernels {
   // Fills the tables [heads, ...] of the score weights.
   void (*weigh)(const Additive<T>&, T* score_weights, T* weights, T* floors, T* factors, bool* foldable);
-  // Prepares the keys of one problem in memory of prepared_bytes. `fold`: for the forward pass.
-  void (*prepare)(const Additive<T>&, std::int64_t problem, bool fold, const PreparedKeys<T>&);
+  // Prepares the keys of one problem in memory of prepared_bytes; in the form wanted, where the keys' range and the
+  // weights allow it. The backward passes do not take the folded one.
+  void (*prepare)(const Additive<T>&, std::int64_t problem, Form wanted, const PreparedKeys<T>&);
   // Context and weights of the queries [begin, end) of one problem.
   void (*forward)(const AdditiveForward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,
                   const PreparedKeys<T>&, void* scratch);

@@ -160,6 +160,20 @@ inline T dot(const T* a, const T* b, std::int64_t count) {
   return total;
 }
 
+// Fewer than these are multiplied with the values' rows as they lie.
+constexpr std::int64_t kQueriesWorthTransposing = 8;
+
+// result[query, index] = queries[query] . rows[active[index]]
+template <class T>
+inline void multiply_rows(std::int64_t queries, const T* query_rows, std::int64_t query_stride, const T* rows,
+                          std::int64_t row_stride, std::int64_t columns, const PreparedKeys<T>& prepared, T* result,
+                          std::int64_t result_stride) {
+  for (std::int64_t query = 0; query < queries; ++query)
+    for (std::int64_t index = 0; index < *prepared.count; ++index)
+      result[query * result_stride + index] =
+          dot(query_rows + query * query_stride, rows + prepared.active[index] * row_stride, columns);
+}
+
 // The weights of one query, and d_weights in `scores`, for the active keys.
 template <class T>
 inline void gather_weights(const AdditiveBackward<T>& arguments, std::int64_t problem, std::int64_t query,
@@ -182,16 +196,20 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
   const bool direct = *prepared.form == Form::direct;
   const T* weights = arguments.table.score_weights + problem % extents.heads * width;
   fill(sums.keys, 0, count * width, T(0));
-  fill(sums.values, 0, count * value_stride, T(0));
   fill(weight_sums, 0, width, T(0));
   fill(scratch.ones, 0, width, T(1));
-  transpose_rows(arguments.value.of(extents, problem), arguments.value.row_stride, extents.value_width, prepared,
-                 scratch.values, stride);
+  const T* values = arguments.value.of(extents, problem);
+  const bool few = end - begin < kQueriesWorthTransposing;
+  if (!few) transpose_rows(values, arguments.value.row_stride, extents.value_width, prepared, scratch.values, stride);
   for (std::int64_t first = begin; first < end; first += kBackwardQueries) {
     const std::int64_t queries = end - first < kBackwardQueries ? end - first : kBackwardQueries;
     const T* context = arguments.context_gradient.of(extents, problem) + first * arguments.context_gradient.row_stride;
-    multiply<T>(queries, count, extents.value_width, context, arguments.context_gradient.row_stride, 1, scratch.values,
-                stride, scratch.scores, stride, false);
+    if (few)
+      multiply_rows(queries, context, arguments.context_gradient.row_stride, values, arguments.value.row_stride,
+                    extents.value_width, prepared, scratch.scores, stride);
+    else
+      multiply<T>(queries, count, extents.value_width, context, arguments.context_gradient.row_stride, 1,
+                  scratch.values, stride, scratch.scores, stride, false);
     for (std::int64_t index = 0; index < queries; ++index) {
       T* __restrict row_weights = scratch.weights + index * stride;
       T* __restrict row = scratch.scores + index * stride;
@@ -203,7 +221,7 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
                     scratch.queries + index * width);
     }
     multiply<T>(count, extents.value_width, queries, scratch.weights, 1, stride, context,
-                arguments.context_gradient.row_stride, sums.values, value_stride, true);
+                arguments.context_gradient.row_stride, sums.values, value_stride, first != begin);
     fill(scratch.gradients, 0, queries * width, T(0));
     for (std::int64_t key = 0; key < count; key += kBackwardKeys) {
       const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
@@ -233,15 +251,25 @@ template <class T>
 inline void add_rows(const T* sums, std::int64_t sum_stride, std::int64_t block_stride, std::int64_t blocks,
                      const PreparedKeys<T>& prepared, const Extents& extents, std::int64_t columns, const T* factors,
                      T* gradient, std::int64_t gradient_stride) {
-  for (std::int64_t key = 0; key < extents.keys; ++key) fill(gradient + key * gradient_stride, 0, columns, T(0));
-  for (std::int64_t index = 0; index < *prepared.count; ++index) {
-    T* __restrict row = gradient + prepared.active[index] * gradient_stride;
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const T* __restrict from = sums + block * block_stride + index * sum_stride;
-      for (std::int64_t column = 0; column < columns; ++column) row[column] += from[column];
+  std::int64_t next = 0;
+  for (std::int64_t index = 0; index <= *prepared.count; ++index) {
+    const std::int64_t key = index < *prepared.count ? prepared.active[index] : extents.keys;
+    for (; next < key; ++next) fill(gradient + next * gradient_stride, 0, columns, T(0));
+    if (key == extents.keys) return;
+    T* __restrict row = gradient + key * gradient_stride;
+    const T* __restrict first = sums + index * sum_stride;
+    if (blocks == 1 && factors) {
+      for (std::int64_t column = 0; column < columns; ++column) row[column] = first[column] * factors[column];
+    } else {
+      __builtin_memcpy(row, first, sizeof(T) * columns);
+      for (std::int64_t block = 1; block < blocks; ++block) {
+        const T* __restrict from = first + block * block_stride;
+        for (std::int64_t column = 0; column < columns; ++column) row[column] += from[column];
+      }
+      if (factors)
+        for (std::int64_t column = 0; column < columns; ++column) row[column] *= factors[column];
     }
-    if (factors)
-      for (std::int64_t column = 0; column < columns; ++column) row[column] *= factors[column];
+    next = key + 1;
   }
 }
 

@@ -156,7 +156,6 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     return view ? view.of(extents, problem) + row * view.row_stride : nullptr;
   };
   fill(sums.keys, 0, count * width, T(0));
-  fill(sums.values, 0, count * sum_stride, T(0));
   fill(weight_sums, 0, width, T(0));
   fill(scratch.ones, 0, width, T(1));
   for (std::int64_t index = 0; index < count; ++index)
@@ -233,7 +232,7 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     if (cotangent_rows)
       multiply<T>(queries, columns, count, scratch.weights, stride, 1, cotangent_rows, cotangent_stride, gradient,
                   gradient_stride, true);
-    multiply<T>(count, columns, queries, scratch.inner, 1, stride, context, context_stride, sums.values, sum_stride, true);
+    multiply<T>(count, columns, queries, scratch.inner, 1, stride, context, context_stride, sums.values, sum_stride, first != begin);
   }
 }
 

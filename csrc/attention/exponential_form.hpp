@@ -16,7 +16,7 @@
 // exponential of a query above 2^-119, and no product of two D leaves the normal numbers. For doubles the same bounds
 // are 2^401, 2^-60, 2^-231 and 2^231.
 //
-// Error of a float score, u = 2^-24, relative to the sum of |w|. An exponential has 2.2 u (vector_exp) and 1 u from the
+// Error of a float score, u = 2^-24, relative to the sum of |w|. An exponential has 2.2 u (as vector_exp) and 1 u from the
 // compensation of its argument, whose own rounding is compensated; that of a key 1 u more from the division by w. D
 // takes them with the share 1 - sigma of e in it, 1/w's 1 u with the share sigma, and 1 u of its own:
 // (1 - sigma) 7.4 u + sigma u + u. Numerator, product, reciprocal estimate (2^-14, after one Newton step 2^-28) and the
@@ -56,6 +56,14 @@ struct Range<double> {
   static constexpr double kFoldable = 0x1p-60;
 };
 
+// exp for arguments whose exponential is a normal number, and NaN.
+template <class T>
+METAFAST_FORMULA T normal_exp(T x) {
+  const auto reduced = vector_math::reduce_exponential(x);
+  const T power = vector_math::power_of_two<T>(reduced.exponent);
+  return power + power * reduced.fraction;
+}
+
 // out = scale * exp(2 (x + shift)), with x + shift clamped to +-limit; NaN stays. The rounding of x + shift is taken
 // up by the first order of the exponential (Knuth's two-sum).
 template <class T>
@@ -69,7 +77,7 @@ inline void exponentials(T* __restrict out, const T* __restrict x, const T* __re
     const T low = sum < -limit[h] ? -limit[h] : sum;
     const T clamped = low > limit[h] ? limit[h] : low;
     const T rest = clamped == sum ? lost : T(0);
-    const T exponential = scale * vector_exp(clamped + clamped);
+    const T exponential = scale * normal_exp(clamped + clamped);
     out[h] = exponential + exponential * (rest + rest);
   }
 }
@@ -84,7 +92,7 @@ inline void direct_exponentials(T* __restrict out, const T* __restrict q, const 
     const T sum = q[h] + k[h];
     const T low = sum < -limit ? -limit : sum;
     const T clamped = low > limit ? limit : low;
-    out[h] = scale * vector_exp(clamped + clamped);
+    out[h] = scale * normal_exp(clamped + clamped);
   }
 }
 
@@ -167,14 +175,14 @@ T find_ranges(const T* key, std::int64_t stride, const PreparedKeys<T>& prepared
 }
 
 template <class T>
-void prepare(const Additive<T>& arguments, std::int64_t problem, bool fold, const PreparedKeys<T>& prepared) {
+void prepare(const Additive<T>& arguments, std::int64_t problem, Form wanted, const PreparedKeys<T>& prepared) {
   const std::int64_t width = arguments.extents.width, padded_width = padded<T>(width);
   const std::int64_t head = problem % arguments.extents.heads;
   const T* key = arguments.key.of(arguments.extents, problem);
   const std::int64_t count = *prepared.count = gather_active(arguments, problem, prepared.active);
-  const T widest = find_ranges(key, arguments.key.row_stride, prepared, width);
-  const bool direct = !(widest <= Range<T>::kMaxHalfRange);
-  const bool folded = fold && arguments.table.foldable[head];
+  const bool direct = wanted == Form::direct || !(find_ranges(key, arguments.key.row_stride, prepared, width) <=
+                                                  Range<T>::kMaxHalfRange);
+  const bool folded = wanted == Form::folded && arguments.table.foldable[head];
   *prepared.form = direct ? Form::direct : folded ? Form::folded : Form::separate;
   const T* __restrict weights = arguments.table.weights + head * padded_width;
   for (std::int64_t index = 0; index < count; ++index) {

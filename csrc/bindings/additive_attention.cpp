@@ -92,7 +92,7 @@ py::array new_array(const py::array& like, std::array<py::ssize_t, 4> shape) {
 // Calls block(prepared keys, problem, block of queries, scratch) for every block of every problem, with the keys of its
 // problem prepared; the GIL is released meanwhile.
 template <class T, class Block>
-void for_each_block(const Additive<T>& arguments, bool fold, std::int64_t scratch_bytes, const Block& block) {
+void for_each_block(const Additive<T>& arguments, std::int64_t scratch_bytes, const Block& block) {
   const Extents& extents = arguments.extents;
   const std::int64_t problems = extents.problems();
   if (problems == 0) return;
@@ -101,6 +101,7 @@ void for_each_block(const Additive<T>& arguments, bool fold, std::int64_t scratc
   const int scratch_blocks = threads == 1 ? 1 : get_num_threads();
   const std::int64_t key_bytes = prepared_bytes<T>(extents);
   const auto prepare = additive_table().of<T>().prepare;
+  const Form form = extents.queries == 1 ? Form::direct : extents.queries < 4 ? Form::separate : Form::folded;
   if (cut.blocks == 1) {
     ScratchBlocks scratch(key_bytes + scratch_bytes, scratch_blocks);
     const std::int64_t slices = (problems + cut.problems_per_slice - 1) / cut.problems_per_slice;
@@ -111,7 +112,7 @@ void for_each_block(const Additive<T>& arguments, bool fold, std::int64_t scratc
           const PreparedKeys<T> prepared = place_keys<T>(extents, own.get());
           const std::int64_t end = std::min(problems, (slice + 1) * cut.problems_per_slice);
           for (std::int64_t problem = slice * cut.problems_per_slice; problem < end; ++problem) {
-            prepare(arguments, problem, fold, prepared);
+            prepare(arguments, problem, form, prepared);
             block(prepared, problem, 0, 0, extents.queries, own.get() + key_bytes);
           }
         },
@@ -125,7 +126,7 @@ void for_each_block(const Additive<T>& arguments, bool fold, std::int64_t scratc
     const std::int64_t count = std::min(together, problems - first);
     const auto prepared = [&](std::int64_t index) { return place_keys<T>(extents, keys.get() + index * key_bytes); };
     for_each_slice_interruptibly(
-        count, [&](std::int64_t index) { prepare(arguments, first + index, fold, prepared(index)); }, threads);
+        count, [&](std::int64_t index) { prepare(arguments, first + index, form, prepared(index)); }, threads);
     for_each_slice_interruptibly(
         count * cut.blocks,
         [&](std::int64_t slice) {
@@ -172,6 +173,7 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
   const int threads = max_threads(extents);
   const int scratch_blocks = threads == 1 ? 1 : get_num_threads();
   const AdditiveKernels<T>& kernels = additive_table().of<T>();
+  const Form form = extents.queries == 1 ? Form::direct : Form::separate;
   const AlignedMemory weight_memory(problems * cut.blocks * width * sizeof(T));
   const auto weight_sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(weight_memory.get()) + slice * width; };
   if (cut.blocks == 1) {
@@ -185,7 +187,7 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
           T* sums = reinterpret_cast<T*>(own.get() + key_bytes);
           const std::int64_t end = std::min(problems, (slice + 1) * cut.problems_per_slice);
           for (std::int64_t problem = slice * cut.problems_per_slice; problem < end; ++problem) {
-            kernels.prepare(arguments, problem, false, keys);
+            kernels.prepare(arguments, problem, form, keys);
             kernel(problem, 0, extents.queries, keys, sums, weight_sums(problem), own.get() + key_bytes + sums_bytes);
             kernels.finish(arguments, problem, keys, sums, 0, 1, times_weights);
           }
@@ -197,7 +199,7 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
     const auto keys = [&](std::int64_t problem) { return place_keys<T>(extents, key_memory.get() + problem * key_bytes); };
     const auto sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(sums_memory.get() + slice * sums_bytes); };
     for_each_slice_interruptibly(
-        problems, [&](std::int64_t problem) { kernels.prepare(arguments, problem, false, keys(problem)); }, threads);
+        problems, [&](std::int64_t problem) { kernels.prepare(arguments, problem, form, keys(problem)); }, threads);
     for_each_slice_interruptibly(
         problems * cut.blocks,
         [&](std::int64_t slice) {
@@ -342,7 +344,7 @@ py::tuple additive_attention(py::handle query, py::handle key, py::handle value,
       weights = array;
     }
     const AdditiveKernels<T>& kernels = additive_table().of<T>();
-    for_each_block(arguments, true, kernels.forward_scratch(extents),
+    for_each_block(arguments, kernels.forward_scratch(extents),
                    [&](const PreparedKeys<T>& keys, std::int64_t problem, std::int64_t, std::int64_t begin,
                        std::int64_t end, void* scratch) { kernels.forward(arguments, problem, begin, end, keys, scratch); });
     return py::make_tuple(context, weights);
