@@ -1,26 +1,42 @@
 #include "bindings/attention_arrays.hpp"
 
+#include <vector>
+
 namespace metafast {
 
+namespace {
+
+// The axes of an array without heads, among [batch, heads, rows, columns].
+constexpr std::array<int, 4> kAxes = {0, 1, 2, 3}, kAxesWithoutHeads = {0, 2, 3, -1};
+
+}  // namespace
+
 py::array attention_array(py::handle value, const char* name, const py::array& like, const char* like_name,
-                          std::array<py::ssize_t, 4> extents) {
+                          std::array<py::ssize_t, 4> extents, int ndim) {
   py::array array = plain_array(value, name);
   if (like && array.dtype().num() != like.dtype().num())
     throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) + ", but " + like_name + " has " +
                          dtype_text(like) + "; the floats of one call share a dtype");
-  bool fits = array.ndim() == 4;
-  for (int axis = 0; fits && axis < 4; ++axis) fits = extents[axis] == kAny || array.shape(axis) == extents[axis];
+  const auto& axes = ndim == 4 ? kAxes : kAxesWithoutHeads;
+  bool fits = array.ndim() == ndim;
+  for (int axis = 0; fits && axis < ndim; ++axis)
+    fits = extents[axes[axis]] == kAny || array.shape(axis) == extents[axes[axis]];
   if (!fits) {
     std::string expected = "(";
-    for (int axis = 0; axis < 4; ++axis)
-      expected += (axis ? ", " : "") + (extents[axis] == kAny ? "any" : std::to_string(extents[axis]));
+    for (int axis = 0; axis < ndim; ++axis)
+      expected += (axis ? ", " : "") + (extents[axes[axis]] == kAny ? "any" : std::to_string(extents[axes[axis]]));
     throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
-                          ", expected " + expected + ") for [batch, heads, rows, columns]");
+                          ", expected " + expected + ") for [batch, " + (ndim == 4 ? "heads, " : "") + "rows, columns]");
   }
-  bool walkable = array.shape(3) <= 1 || array.strides(3) == array.itemsize();
-  for (int axis = 0; axis < 3; ++axis) walkable = walkable && array.strides(axis) % array.itemsize() == 0;
+  bool walkable = array.shape(ndim - 1) <= 1 || array.strides(ndim - 1) == array.itemsize();
+  for (int axis = 0; axis < ndim - 1; ++axis) walkable = walkable && array.strides(axis) % array.itemsize() == 0;
   if (!walkable) return array.attr("copy")("C").cast<py::array>();
   return array;
+}
+
+py::array new_attention_array(const py::array& like, std::array<py::ssize_t, 4> extents) {
+  if (like.ndim() == 4) return py::array(like.dtype(), std::vector<py::ssize_t>(extents.begin(), extents.end()));
+  return py::array(like.dtype(), std::vector<py::ssize_t>{extents[0], extents[2], extents[3]});
 }
 
 attention::KeySelection key_selection(py::handle key_mask, py::handle key_lengths, py::ssize_t batch, py::ssize_t keys,

@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   metafast::register_common(module);
   metafast::register_returns(module);
   metafast::register_additive_attention(module);
+  metafast::register_additive_gradients(module);
   metafast::register_envs(module);
 }
