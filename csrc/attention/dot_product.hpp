@@ -82,13 +82,15 @@ static inline Cut cut_gradient(const Extents& extents) { return whole_problems(e
 // Scratch memory of one slice in elements, each part of it on a boundary of kScratchAlignment bytes.
 constexpr std::int64_t kScratchAlignment = 64;
 
-static inline std::int64_t padded(std::int64_t elements) { return (elements + 15) / 16 * 16; }
+constexpr std::int64_t kMostLanes = 16;  // of a vector, at any level
+
+static inline std::int64_t padded(std::int64_t elements) { return (elements + kMostLanes - 1) / kMostLanes * kMostLanes; }
 
 
 static inline std::int64_t scratch_elements(const Extents& extents) {
   const std::int64_t rows = cut(extents).rows_per_slice;
   // Scaled queries, largest scores and sums, packed keys, gathered values, scores.
-  return padded(rows * extents.width) + 2 * padded(rows) + kTileKeys * padded(extents.width) +
+  return padded(rows * extents.width) + padded(rows) + rows * kMostLanes + kTileKeys * padded(extents.width) +
          kTileKeys * padded(extents.value_width) + kBlockRows * kTileKeys;
 }
 

@@ -52,34 +52,41 @@ template <class T>
 [[gnu::noinline]] void score_row(const KeyTile& tile, const T* query, const T* key, std::int64_t stride,
                                  std::int64_t width, T* scores) {
   constexpr int W = kLanes<T>;
+  constexpr int kTogether = W < 8 ? W : 8;  // as many row addresses as fit the registers
   using P = Pack<T, W>;
   for (std::int64_t first = 0; first < tile.count; first += W) {
-    const T* rows[W];
-    for (int i = 0; i < W; ++i) {
-      const std::int64_t at = first + i < tile.count ? first + i : tile.count - 1;
-      rows[i] = key + tile.index[at] * stride;
-    }
-    typename P::Real sums[W] = {};
-    std::int64_t step = 0;
-    for (; step + W <= width; step += W) {
-      const auto from_query = P::load(query + step);
-      for (int i = 0; i < W; ++i) sums[i] = P::multiply_add(from_query, P::load(rows[i] + step), sums[i]);
+    typename P::Real sums[W];
+    const std::int64_t whole = width / W * W;
+#pragma GCC unroll 2
+    for (int group = 0; group < W; group += kTogether) {
+      const T* rows[kTogether];
+#pragma GCC unroll 8
+      for (int i = 0; i < kTogether; ++i) {
+        rows[i] = key + tile.index_or_last(first + group + i) * stride;
+        sums[group + i] = P::fill(T(0));
+      }
+      for (std::int64_t step = 0; step < whole; step += W) {
+        const auto from_query = P::load(query + step);
+#pragma GCC unroll 8
+        for (int i = 0; i < kTogether; ++i)
+          sums[group + i] = P::multiply_add(from_query, P::load(rows[i] + step), sums[group + i]);
+      }
     }
     typename P::Real total = sums_of_lanes<T, W>(sums);
-    for (; step < width; ++step) {
+    for (std::int64_t step = whole; step < width; ++step) {
       T elements[W];
-      for (int i = 0; i < W; ++i) elements[i] = rows[i][step];
+      for (int i = 0; i < W; ++i) elements[i] = key[tile.index_or_last(first + i) * stride + step];
       total = P::multiply_add(P::fill(query[step]), P::load(elements), total);
     }
     P::store(scores + first, total);
   }
 }
 
-// Turns `count` scores into 2^(score - largest so far), adds them to `sum`, and rescales `sum` and the context summed
-// so far where these scores bring a new largest. Scores up to the next whole vector become 0.
+// Finds the largest of `count` scores and, where it is larger than any before, rescales what was summed so far. Scores
+// up to the next whole vector become -infinity.
 template <class T>
-[[gnu::always_inline]] inline void exponentiate(T* scores, std::int64_t count, T& largest, T& sum, T* context,
-                                                std::int64_t value_width) {
+[[gnu::always_inline]] inline void raise_largest(T* scores, std::int64_t count, T& largest, T* sums, T* context,
+                                                 std::int64_t value_width) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   const std::int64_t end = whole_vectors<T>(count);
@@ -90,28 +97,35 @@ template <class T>
   if (top > largest) {
     if (largest > kLowest<T>) {
       const T factor = power_of_two_of(largest - top);
-      sum *= factor;
+      scale_row(sums, W, factor);
       scale_row(context, value_width, factor);
     }
     largest = top;
   }
+}
+
+// Turns `count` scores, rounded up to whole vectors, into 2^(score - largest) and adds them to the sums.
+template <class T>
+[[gnu::always_inline]] inline void exponentiate(T* scores, std::int64_t count, T largest, T* sums) {
+  constexpr int W = kLanes<T>;
+  using P = Pack<T, W>;
   // Scores of -infinity alone: 0 instead of the NaN of a difference, because a later tile may hold a number.
   const auto base = P::fill(largest > kLowest<T> ? largest : T(0));
-  auto sums = P::fill(T(0));
-  for (std::int64_t i = 0; i < end; i += W) {
+  auto total = P::load(sums);
+  for (std::int64_t i = 0; i < count; i += W) {
     const auto power = power_of_two<T, W>(P::load(scores + i) - base);
-    sums += power;
+    total += power;
     P::store(scores + i, power);
   }
-  sum += sum_of_lanes<T, W>(sums);
+  P::store(sums, total);
 }
 
 // Parts of the scratch memory of a slice.
 template <class T>
 struct ForwardScratch {
-  T* queries;
-  T* largest;
-  T* sum;
+  T* queries;  // [rows, width]
+  T* largest;  // [rows]
+  T* sums;     // [rows, lanes]: the sum of exponentials is kept lane by lane until the end
   T* keys;
   T* values;
   T* scores;
@@ -120,8 +134,8 @@ struct ForwardScratch {
     const std::int64_t rows = cut(extents).rows_per_slice;
     queries = scratch;
     largest = queries + padded(rows * extents.width);
-    sum = largest + padded(rows);
-    keys = sum + padded(rows);
+    sums = largest + padded(rows);
+    keys = sums + rows * kMostLanes;
     values = keys + kTileKeys * padded(extents.width);
     scores = values + kTileKeys * padded(extents.value_width);
   }
@@ -166,7 +180,7 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
                 scratch.queries);
   for (std::int64_t row = 0; row < rows; ++row) {
     scratch.largest[row] = kLowest<T>;
-    scratch.sum[row] = T(0);
+    fill_row(scratch.sums + row * kLanes<T>, kLanes<T>, T(0));
     fill_row(context + row * p.context.row_stride, value_width, T(0));
     if (weights && p.selection.mask) fill_row(weights + row * p.weights.row_stride, extents.keys, T(0));
   }
@@ -201,9 +215,13 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
           T* to = weights + (first + row) * p.weights.row_stride;
           for (std::int64_t i = 0; i < limits[row]; ++i) to[tile.index[i]] = row_scores[i];
         }
-        exponentiate(row_scores, limits[row], scratch.largest[first + row], scratch.sum[first + row],
-                     context + (first + row) * p.context.row_stride, value_width);
+        raise_largest(row_scores, limits[row], scratch.largest[first + row], scratch.sums + (first + row) * kLanes<T>,
+                      context + (first + row) * p.context.row_stride, value_width);
       }
+      // In a loop of their own, because these wait for nothing and so fill the pipeline.
+      for (std::int64_t row = 0; row < count; ++row)
+        exponentiate(scores + row * kTileKeys, limits[row], scratch.largest[first + row],
+                     scratch.sums + (first + row) * kLanes<T>);
       multiply_to_limits(count, value_width, tile.count, limits, scores, kTileKeys, values.data, values.stride,
                          context + first * p.context.row_stride, p.context.row_stride);
     }
@@ -214,7 +232,8 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
     // No key at all gives zeros. (Keys whose scores are all -infinity give NaN, as the formula does.)
     const bool empty = first_key >= end || (p.causal && query < first_key);
     const T largest = empty ? T(0) : scratch.largest[row];
-    const T inverse_sum = empty ? T(0) : T(1) / scratch.sum[row];
+    const auto sums = Pack<T, kLanes<T>>::load(scratch.sums + row * kLanes<T>);
+    const T inverse_sum = empty ? T(0) : T(1) / sum_of_lanes<T, kLanes<T>>(sums);
     if (!empty) scale_row(context + row * p.context.row_stride, value_width, inverse_sum);
     if (p.statistics) {
       T* to = p.statistics.of(extents, problem) + query * p.statistics.row_stride;

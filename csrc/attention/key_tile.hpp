@@ -14,6 +14,8 @@ struct KeyTile {
   bool contiguous = true;
   std::int64_t index[kTileKeys];  // where each key lies among all keys, ascending
 
+  std::int64_t index_or_last(std::int64_t key) const { return index[key < count ? key : count - 1]; }
+
   // How many of the tile's keys the query may see.
   std::int64_t limit(bool causal, std::int64_t query) const {
     if (!causal || index[count - 1] <= query) return count;
@@ -64,10 +66,7 @@ template <class T>
   for (std::int64_t first = 0; first < tile.count; first += W) {
     T* column = to + first / kPanel<T> * kPanel<T> * steps + first % kPanel<T>;
     const T* rows[W];
-    for (int i = 0; i < W; ++i) {
-      const std::int64_t key = first + i < tile.count ? first + i : tile.count - 1;
-      rows[i] = from + tile.index[key] * stride;
-    }
+    for (int i = 0; i < W; ++i) rows[i] = from + tile.index_or_last(first + i) * stride;
     std::int64_t step = 0;
     for (; step + W <= steps; step += W) {
       typename P::Real vectors[W];

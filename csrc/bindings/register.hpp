@@ -9,6 +9,7 @@ namespace metafast {
 
 void register_common(py::module_& module);
 void register_returns(py::module_& module);
+void register_dot_product_attention(py::module_& module);
 void register_envs(py::module_& module);
 
 }  // namespace metafast
