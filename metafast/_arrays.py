@@ -15,7 +15,7 @@ import numpy as np
 
 HALF_PRECISION = ("float16", "bfloat16")
 # Arguments that may be left out, and those that may be numbers as well as arrays.
-OPTIONAL = frozenset({"truncated", "mask", "final_values", "bootstrap"})
+OPTIONAL = frozenset({"truncated", "mask", "final_values", "bootstrap", "key_mask", "key_lengths"})
 COEFFICIENTS = frozenset({"gamma", "lam"})
 
 
