@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   metafast::register_returns(module);
   metafast::register_additive_attention(module);
   metafast::register_additive_gradients(module);
+  metafast::register_dot_product_attention(module);
   metafast::register_envs(module);
 }
