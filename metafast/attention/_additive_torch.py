@@ -6,6 +6,7 @@ that need no graph do not come to them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
-from metafast.attention.additive import broadcast_batch
 from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph
+from metafast.attention.additive import broadcast_batch
 
 _library = torch.library.Library("metafast", "FRAGMENT")
 _ARGUMENTS = "Tensor query, Tensor key, Tensor value, Tensor score_weight, Tensor? key_mask, Tensor? key_lengths"
@@ -34,19 +35,21 @@ def _on_host(kernel: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tenso
     return tuple(torch.empty(0) if result is None else torch.from_numpy(result) for result in results)
 
 
-@torch.library.impl("metafast::additive_attention", "CPU", lib=_library)
 def _forward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return _on_host(lambda *arrays: _core.additive_attention(*arrays, True), *tensors)
+    return _on_host(functools.partial(_core.additive_attention, return_weights=True), *tensors)
 
 
-@torch.library.impl("metafast::additive_attention_backward", "CPU", lib=_library)
 def _backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     return _on_host(_core.additive_attention_backward, *tensors)
 
 
-@torch.library.impl("metafast::additive_attention_double_backward", "CPU", lib=_library)
 def _double_backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     return _on_host(_core.additive_attention_double_backward, *tensors)
+
+
+_library.impl("additive_attention", _forward_cpu, "CPU")
+_library.impl("additive_attention_backward", _backward_cpu, "CPU")
+_library.impl("additive_attention_double_backward", _double_backward_cpu, "CPU")
 
 
 @torch.library.register_fake("metafast::additive_attention", lib=_library)
@@ -82,6 +85,15 @@ def _double_backward_fake(
     return _contiguous_like(query, key, value, score_weight, context_gradient, last)
 
 
+def _call(operation: Any, kernel: Callable[..., tuple[Tensor, ...]], *tensors: Any) -> Any:
+    """Call a registered operation where something looks on that must see it, else the kernel itself: 20 us less."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return operation(*tensors)
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter, type(None)) for tensor in tensors):
+        return operation(*tensors)
+    return kernel(*tensors)
+
+
 def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
     """Call a function for every entry of a torch.func.vmap axis, and stack what it returns."""
     results = []
@@ -95,26 +107,32 @@ def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], arguments: t
     return stacked, tuple(0 for _ in stacked)
 
 
+# torch.compile takes no variable arguments in these functions, hence the long lists.
 class _Forward(torch.autograd.Function):
     """(context, weights)"""
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return torch.ops.metafast.additive_attention(*arguments)
+    def forward(query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any) -> Any:
+        operation = torch.ops.metafast.additive_attention
+        return _call(operation, _forward_cpu, query, key, value, score_weight, key_mask, key_lengths)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs, output[1])
+        query, key, value, score_weight, key_mask, key_lengths = inputs
+        ctx.save_for_backward(query, key, value, score_weight, key_mask, key_lengths, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, context_gradient: Tensor | None, weights_gradient: Tensor | None) -> Any:
-        *inputs, weights = ctx.saved_tensors
+    def backward(ctx: Any, context_gradient: Any, weights_gradient: Any) -> Any:
+        query, key, value, score_weight, key_mask, key_lengths, weights = ctx.saved_tensors
         if context_gradient is None:
-            query, _, value = inputs[:3]
             context_gradient = query.new_zeros(*query.shape[:-1], value.shape[-1])
-        gradients = _Backward.apply(*inputs, weights, context_gradient, weights_gradient)  # type: ignore[no-untyped-call]
-        return (*gradients, None, None)
+        # Without a graph to build (create_graph=False) the function object is not needed.
+        backward = _Backward.apply if torch.is_grad_enabled() else _Backward.forward
+        of_query, of_key, of_value, of_score_weight = backward(
+            query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient, weights_gradient
+        )
+        return of_query, of_key, of_value, of_score_weight, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -122,11 +140,18 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The gradients of query, key, value and score_weight. The weights are what the others say they are."""
+    """The gradients of query, key, value and score_weight."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
-        return torch.ops.metafast.additive_attention_backward(*arguments)
+    def forward(
+        query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any, weights: Any,
+        context_gradient: Any, weights_gradient: Any,
+    ) -> Any:  # fmt: skip
+        operation = torch.ops.metafast.additive_attention_backward
+        return _call(
+            operation, _backward_cpu, query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient,
+            weights_gradient,
+        )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -134,10 +159,11 @@ class _Backward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+    def backward(ctx: Any, *cotangents: Any) -> Any:
         inputs = ctx.saved_tensors
-        *four, context, weights = _DoubleBackward.apply(*inputs, *cotangents)  # type: ignore[no-untyped-call]
-        return (*four, None, None, None, context, None if inputs[-1] is None else weights)
+        *four, of_context, of_weights = _DoubleBackward.apply(*inputs, *cotangents)  # type: ignore[no-untyped-call]
+        # The weights are what the other arguments say they are: their share is in the gradients of those.
+        return (*four, None, None, None, of_context, None if inputs[-1] is None else of_weights)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -149,14 +175,14 @@ class _DoubleBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        return torch.ops.metafast.additive_attention_double_backward(*arguments)
+        return _call(torch.ops.metafast.additive_attention_double_backward, _double_backward_cpu, *arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+    def backward(ctx: Any, *cotangents: Any) -> Any:
         raise NotImplementedError("additive_attention has derivatives of first and second order, not of third")
 
     @staticmethod
@@ -165,8 +191,8 @@ class _DoubleBackward(torch.autograd.Function):
 
 
 def additive_attention(
-    query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None,
-    return_weights: bool,
+    query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None,
+    key_lengths: Tensor | None, return_weights: bool,
 ) -> Any:  # fmt: skip
     """Compute :func:`metafast.attention.additive_attention` of torch tensors."""
     if not needs_graph(query, key, value, score_weight):
@@ -175,13 +201,17 @@ def additive_attention(
         results = call_on_plain_tensors(_core.additive_attention, *arguments) if same_batch else None
         if results is not None:
             return results if return_weights else results[0]
-    floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
-    _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
-    _arrays.check_floats_share_dtype(floats)
     dtype = query.dtype
+    for tensor in (query, key, value, score_weight):
+        if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.dtype is not dtype:
+            # Something does not fit, and this says what.
+            floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
+            _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
+            _arrays.check_floats_share_dtype(floats)
     if dtype in HALF_PRECISION:
         query, key, value, score_weight = (tensor.float() for tensor in (query, key, value, score_weight))
     query, key, value, key_mask = broadcast_batch(Tensor.expand, query, key, value, key_mask)
     context, weights = _Forward.apply(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
-    context, weights = context.to(dtype), weights.to(dtype)
+    if context.dtype is not dtype:
+        context, weights = context.to(dtype), weights.to(dtype)
     return (context, weights) if return_weights else context

@@ -94,7 +94,9 @@ def additive_attention(
     return (context, weights) if return_weights else context
 
 
-def _attend(query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any, **options: Any) -> Any:
+def _attend(
+    query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any, **options: Any
+) -> Any:
     query, key, value, key_mask = broadcast_batch(np.broadcast_to, query, key, value, key_mask)
     return _core.additive_attention(query, key, value, score_weight, key_mask, key_lengths, **options)
 
@@ -106,7 +108,9 @@ def broadcast_batch(broadcast_to: Callable[[Any, tuple[int, ...]], Any], *arrays
         return arrays
     batch = max(sizes - {1}, default=1)
     return tuple(
-        broadcast_to(array, (batch, *array.shape[1:])) if array is not None and array.ndim and array.shape[0] == 1 else array
+        broadcast_to(array, (batch, *array.shape[1:]))
+        if array is not None and array.ndim and array.shape[0] == 1
+        else array
         for array in arrays
     )
 
