@@ -23,7 +23,7 @@ struct WeightTable {
 };
 
 // In which form a problem's scores are summed; see exponential_form.hpp.
-enum class Form : std::int32_t { folded, separate, direct };
+enum class Form : std::int32_t { folded, separate, narrow, direct };
 
 // The keys of one problem that take part, gathered, in the form that scoring reads; memory by place_keys.
 template <class T>
@@ -81,7 +81,7 @@ struct AdditiveKernels {
   // Fills the tables [heads, ...] of the score weights.
   void (*weigh)(const Additive<T>&, T* score_weights, T* weights, T* floors, T* factors, bool* foldable);
   // Prepares the keys of one problem in memory of prepared_bytes; in the form wanted, where the keys' range and the
-  // weights allow it. The backward passes do not take the folded one.
+  // weights allow it. The forward pass does not take the narrow one, the backward passes not the folded one.
   void (*prepare)(const Additive<T>&, std::int64_t problem, Form wanted, const PreparedKeys<T>&);
   // Context and weights of the queries [begin, end) of one problem.
   void (*forward)(const AdditiveForward<T>&, std::int64_t problem, std::int64_t begin, std::int64_t end,

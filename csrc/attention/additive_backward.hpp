@@ -4,9 +4,8 @@
 //   d_query[q] = w sum_k ds (1 - tanh^2),  d_key[k] = w sum_q ds (1 - tanh^2),  d_w = sum_qk ds tanh
 //   d_value = weights^T d_context
 //
-// A vector holds neighbouring columns; a few queries pass over a block of keys that stays in the first cache. tanh comes
-// from 1 - 1 / (1/2 + e/2) with the exponentials of exponential_form.hpp. The gradient of w is a sum of ds tanh, not of
-// ds sigma, whose share of 1/2 cancels only but for rounding.
+// A vector holds neighbouring columns; a few queries pass over a block of keys that stays in the first cache. The
+// gradient of w is a sum of ds tanh, not of ds sigma, whose share of 1/2 cancels only but for rounding.
 #pragma once
 
 #include "attention/additive_forward.hpp"
@@ -30,17 +29,16 @@ struct GradientSums {
 
 template <class T>
 struct BackwardScratch {
-  T* queries;    // [kBackwardQueries, padded width]: halved exponentials
+  T* queries;    // [kBackwardQueries, padded width]: what prepare_query makes of them
   T* gradients;  // [kBackwardQueries, padded width]: the sums of the queries' gradients
   T* weights;    // [kBackwardQueries, padded keys], of the active keys, as are the next two
   T* scores;     // [kBackwardQueries, padded keys]: gradients of the scores
   T* values;     // [value width, padded keys]: the values' transpose
-  T* direct;     // [kBackwardKeys, padded width]
-  T* ones;       // [padded width]
+  T* direct;     // [kBackwardKeys, padded width]: tanh, in the direct form
 
   static std::int64_t size(const Extents& extents) {
     const std::int64_t width = padded<T>(extents.width), keys = padded<T>(extents.keys);
-    return kBackwardQueries * 2 * (width + keys) + extents.value_width * keys + (kBackwardKeys + 1) * width;
+    return kBackwardQueries * 2 * (width + keys) + extents.value_width * keys + kBackwardKeys * width;
   }
   BackwardScratch(const Extents& extents, void* memory) {
     const std::int64_t width = padded<T>(extents.width), keys = padded<T>(extents.keys);
@@ -50,25 +48,65 @@ struct BackwardScratch {
     scores = weights + kBackwardQueries * keys;
     values = scores + kBackwardQueries * keys;
     direct = values + extents.value_width * keys;
-    ones = direct + kBackwardKeys * width;
   }
 };
 
-// 1 - 1/half_sum, where half_sum = 1/2 + e/2: tanh of half the logarithm of e.
+// tanh of a query's and a key's column from what exponential_form.hpp makes of them, in each of its forms.
+
+// numerator / denominator. The float estimate r of v4 has 14 bits; its residual 1 - denominator r corrects it.
 template <class T, int W, class Real = typename Pack<T, W>::Real>
-[[gnu::always_inline]] inline Real tanh_of(Real half_sum) {
+[[gnu::always_inline]] inline Real divide(Real numerator, Real denominator) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(Real) == 64 && sizeof(T) == 4) {
-    const Real estimate = (Real)_mm512_maskz_rcp14_ps(0xffff, (__m512)half_sum);
-    const Real correction = Pack<T, W>::subtract_product(half_sum, estimate, Pack<T, W>::fill(2));
-    return Pack<T, W>::subtract_product(estimate, correction, Pack<T, W>::fill(1));
+    const Real estimate = (Real)_mm512_maskz_rcp14_ps(0xffff, (__m512)denominator);
+    const Real residual = Pack<T, W>::subtract_product(denominator, estimate, Pack<T, W>::fill(1));
+    const Real quotient = numerator * estimate;
+    return Pack<T, W>::multiply_add(quotient, residual, quotient);
   }
 #endif
-  return T(1) - T(1) / half_sum;
+  return numerator / denominator;
 }
 
+// 1 - 1 / (1/2 + e/2), where the query's exponential is halved.
+template <class T>
+struct TanhOfProduct {
+  template <int W, class Real>
+  [[gnu::always_inline]] static inline Real of(Real query, Real key) {
+    using P = Pack<T, W>;
+    const Real half_sum = P::multiply_add(query, key, P::fill(T(0.5)));
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 4) {
+      // 1 - r is exact where it is small, so that only the products round.
+      const Real estimate = (Real)_mm512_maskz_rcp14_ps(0xffff, (__m512)half_sum);
+      const Real residual = P::subtract_product(half_sum, estimate, P::fill(1));
+      return P::subtract_product(estimate, residual, P::fill(1) - estimate);
+    }
+#endif
+    return T(1) - T(1) / half_sum;
+  }
+};
+
+// (e - 1) / (e + 1), where query and key are exponentials less 1.
+template <class T>
+struct TanhOfNarrow {
+  template <int W, class Real>
+  [[gnu::always_inline]] static inline Real of(Real query, Real key) {
+    const Real less_one = Pack<T, W>::multiply_add(query, key, query + key);
+    return divide<T, W>(less_one, less_one + T(2));
+  }
+};
+
+// The key's row is tanh already.
+template <class T>
+struct TanhItself {
+  template <int W, class Real>
+  [[gnu::always_inline]] static inline Real of(Real, Real key) {
+    return key;
+  }
+};
+
 // The columns [h, h + W) of `queries` queries and `keys` keys: adds to the sums of both, and to that of the weights.
-template <class T, int queries>
+template <class T, class Tanh, int queries>
 [[gnu::always_inline]] inline void backward_tile(const T* query_rows, const T* key_rows, std::int64_t keys,
                                                  std::int64_t width, const T* scores, std::int64_t score_stride,
                                                  T* query_sums, T* key_sums, T* weight_sums) {
@@ -81,14 +119,13 @@ template <class T, int queries>
     exponential[query] = P::load(query_rows + query * width);
     sum[query] = P::load(query_sums + query * width);
   }
-  const Real half = P::fill(T(0.5));
   Real weight_sum = P::load(weight_sums);
   for (std::int64_t key = 0; key < keys; ++key) {
     const Real row = P::load(key_rows + key * width);
     Real key_sum = P::load(key_sums + key * width), products{};
 #pragma GCC unroll 4
     for (int query = 0; query < queries; ++query) {
-      const Real tanh = tanh_of<T, W>(P::multiply_add(exponential[query], row, half));
+      const Real tanh = Tanh::template of<W>(exponential[query], row);
       const Real score = P::fill(scores[query * score_stride + key]);
       const Real product = score * tanh;
       const Real gradient = P::subtract_product(product, tanh, score);
@@ -108,7 +145,7 @@ template <class T, int queries>
 template <class T>
 constexpr int kBackwardTile = kVectorBytes == 64 ? 4 : 2;
 
-template <class T>
+template <class Tanh, class T>
 inline void backward_block(const T* query_rows, std::int64_t queries, const T* key_rows, std::int64_t keys,
                            std::int64_t width, const T* scores, std::int64_t score_stride, T* query_sums, T* key_sums,
                            T* weight_sums) {
@@ -116,10 +153,10 @@ inline void backward_block(const T* query_rows, std::int64_t queries, const T* k
   for (std::int64_t h = 0; h < width; h += kLanes<T>) {
     std::int64_t query = 0;
     for (; query + tile <= queries; query += tile)
-      backward_tile<T, tile>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
+      backward_tile<T, Tanh, tile>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
                              score_stride, query_sums + query * width + h, key_sums + h, weight_sums + h);
     for (; query < queries; ++query)
-      backward_tile<T, 1>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
+      backward_tile<T, Tanh, 1>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
                           score_stride, query_sums + query * width + h, key_sums + h, weight_sums + h);
   }
 }
@@ -193,11 +230,10 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
   const GradientSums<T> sums(extents, sums_memory);
   const std::int64_t width = padded<T>(extents.width), stride = padded<T>(extents.keys), count = *prepared.count;
   const std::int64_t value_stride = padded<T>(extents.value_width);
-  const bool direct = *prepared.form == Form::direct;
+  const Form form = *prepared.form;
   const T* weights = arguments.table.score_weights + problem % extents.heads * width;
   fill(sums.keys, 0, count * width, T(0));
   fill(weight_sums, 0, width, T(0));
-  fill(scratch.ones, 0, width, T(1));
   const T* values = arguments.value.of(extents, problem);
   const bool few = end - begin < kQueriesWorthTransposing;
   if (!few) transpose_rows(values, arguments.value.row_stride, extents.value_width, prepared, scratch.values, stride);
@@ -226,17 +262,18 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
     for (std::int64_t key = 0; key < count; key += kBackwardKeys) {
       const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
       const T* rows = prepared.rows + key * width;
-      if (!direct) {
-        backward_block(scratch.queries, queries, rows, keys, width, scratch.scores + key, stride, scratch.gradients,
-                       sums.keys + key * width, weight_sums);
+      if (form != Form::direct) {
+        const auto block = form == Form::narrow ? backward_block<TanhOfNarrow<T>, T> : backward_block<TanhOfProduct<T>, T>;
+        block(scratch.queries, queries, rows, keys, width, scratch.scores + key, stride, scratch.gradients,
+              sums.keys + key * width, weight_sums);
         continue;
       }
       for (std::int64_t index = 0; index < queries; ++index) {
+        const T* query = scratch.queries + index * width;
         for (std::int64_t tile = 0; tile < keys; ++tile)
-          direct_exponentials(scratch.direct + tile * width, scratch.queries + index * width, rows + tile * width, T(0.5),
-                              width);
-        backward_block(scratch.ones, 1, scratch.direct, keys, width, scratch.scores + index * stride + key, stride,
-                       scratch.gradients + index * width, sums.keys + key * width, weight_sums);
+          direct_tanhs(scratch.direct + tile * width, query, rows + tile * width, width);
+        backward_block<TanhItself<T>>(query, 1, scratch.direct, keys, width, scratch.scores + index * stride + key,
+                                      stride, scratch.gradients + index * width, sums.keys + key * width, weight_sums);
       }
     }
     for (std::int64_t index = 0; index < queries; ++index) {

@@ -47,17 +47,17 @@ struct DoubleBackwardScratch : BackwardScratch<T> {
   }
 };
 
-// Halved exponentials and cotangents of one query, and the head's rows.
+// Of one query, and its head.
 template <class T>
 struct QuerySide {
-  const T* exponentials;
+  const T* row;  // what prepare_query makes of it
   const T* cotangents;
   const T* weights;
   const T* weight_cotangents;
 };
 
 // u for one query and `keys` keys.
-template <class T, int keys>
+template <class T, class Tanh, int keys>
 [[gnu::always_inline]] inline void inner_products(const QuerySide<T>& query, const T* rows, const T* cotangents,
                                                   std::int64_t width, T* sums) {
   constexpr int W = kLanes<T>;
@@ -66,13 +66,13 @@ template <class T, int keys>
   Real sum[keys];
 #pragma GCC unroll 16
   for (int key = 0; key < keys; ++key) sum[key] = Real{};
-  const Real half = P::fill(T(0.5)), one = P::fill(1);
+  const Real one = P::fill(1);
   for (std::int64_t h = 0; h < width; h += W) {
-    const Real exponential = P::load(query.exponentials + h), cotangent = P::load(query.cotangents + h);
+    const Real row = P::load(query.row + h), cotangent = P::load(query.cotangents + h);
     const Real weight = P::load(query.weights + h), weight_cotangent = P::load(query.weight_cotangents + h);
 #pragma GCC unroll 16
     for (int key = 0; key < keys; ++key) {
-      const Real tanh = tanh_of<T, W>(P::multiply_add(exponential, P::load(rows + key * width + h), half));
+      const Real tanh = Tanh::template of<W>(row, P::load(rows + key * width + h));
       const Real slope = P::subtract_product(tanh, tanh, one);
       const Real both = cotangent + P::load(cotangents + key * width + h);
       sum[key] = P::multiply_add(weight * slope, both, P::multiply_add(weight_cotangent, tanh, sum[key]));
@@ -82,31 +82,31 @@ template <class T, int keys>
   for (int key = 0; key < keys; ++key) sums[key] = sum_lanes<T, W>(sum[key]);
 }
 
-template <class T>
+template <class Tanh, class T>
 inline void inner_products(const QuerySide<T>& query, const T* rows, const T* cotangents, std::int64_t keys,
                            std::int64_t width, T* sums) {
   std::int64_t key = 0;
   for (; key + 4 <= keys; key += 4)
-    inner_products<T, 4>(query, rows + key * width, cotangents + key * width, width, sums + key);
+    inner_products<T, Tanh, 4>(query, rows + key * width, cotangents + key * width, width, sums + key);
   for (; key < keys; ++key)
-    inner_products<T, 1>(query, rows + key * width, cotangents + key * width, width, sums + key);
+    inner_products<T, Tanh, 1>(query, rows + key * width, cotangents + key * width, width, sums + key);
 }
 
 // The columns [h, h + W) of one query and a block of keys. `scores`: ds; `seconds`: b.
-template <class T>
+template <class Tanh, class T>
 inline void second_order_block(const QuerySide<T>& query, const T* rows, const T* cotangents, std::int64_t keys,
                                std::int64_t width, const T* scores, const T* seconds, T* query_sums, T* key_sums,
                                T* weight_sums) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   using Real = typename P::Real;
-  const Real half = P::fill(T(0.5)), one = P::fill(1);
+  const Real one = P::fill(1);
   for (std::int64_t h = 0; h < width; h += W) {
-    const Real exponential = P::load(query.exponentials + h), cotangent = P::load(query.cotangents + h);
+    const Real row = P::load(query.row + h), cotangent = P::load(query.cotangents + h);
     const Real weight = P::load(query.weights + h), weight_cotangent = P::load(query.weight_cotangents + h);
     Real query_sum = P::load(query_sums + h), weight_sum = P::load(weight_sums + h);
     for (std::int64_t key = 0; key < keys; ++key) {
-      const Real tanh = tanh_of<T, W>(P::multiply_add(exponential, P::load(rows + key * width + h), half));
+      const Real tanh = Tanh::template of<W>(row, P::load(rows + key * width + h));
       const Real slope = P::subtract_product(tanh, tanh, one);
       const Real both = cotangent + P::load(cotangents + key * width + h);
       const Real score = P::fill(scores[key]), second = P::fill(seconds[key]);
@@ -151,13 +151,18 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
   const GradientSums<T> sums(extents, sums_memory);
   const std::int64_t width = padded<T>(extents.width), stride = padded<T>(extents.keys), count = *prepared.count;
   const std::int64_t columns = extents.value_width, sum_stride = padded<T>(columns);
-  const bool direct = *prepared.form == Form::direct;
+  const bool direct = *prepared.form == Form::direct, narrow = *prepared.form == Form::narrow;
+  const auto score_like = direct   ? inner_products<TanhItself<T>, T>
+                          : narrow ? inner_products<TanhOfNarrow<T>, T>
+                                   : inner_products<TanhOfProduct<T>, T>;
+  const auto backward_like = direct   ? second_order_block<TanhItself<T>, T>
+                             : narrow ? second_order_block<TanhOfNarrow<T>, T>
+                                      : second_order_block<TanhOfProduct<T>, T>;
   const auto row_of = [&](const auto& view, std::int64_t row) {
     return view ? view.of(extents, problem) + row * view.row_stride : nullptr;
   };
   fill(sums.keys, 0, count * width, T(0));
   fill(weight_sums, 0, width, T(0));
-  fill(scratch.ones, 0, width, T(1));
   for (std::int64_t index = 0; index < count; ++index)
     copy_padded(row_of(arguments.key_cotangent, prepared.active[index]), extents.width,
                 scratch.key_cotangents + index * width);
@@ -188,11 +193,11 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     fill(scratch.gradients, 0, queries * width, T(0));
 
     for (std::int64_t index = 0; index < queries; ++index) {
-      T* exponentials = scratch.queries + index * width;
+      T* query_row = scratch.queries + index * width;
       T* cotangents = scratch.query_cotangents + index * width;
-      prepare_query(arguments, prepared, row_of(arguments.query, first + index), T(0.5), exponentials);
+      prepare_query(arguments, prepared, row_of(arguments.query, first + index), T(0.5), query_row);
       copy_padded(row_of(arguments.query_cotangent, first + index), extents.width, cotangents);
-      const QuerySide<T> query{direct ? scratch.ones : exponentials, cotangents,
+      const QuerySide<T> query{query_row, cotangents,
                                arguments.table.score_weights + problem % extents.heads * width,
                                scratch.weight_cotangent};
       T* weights = scratch.weights + index * stride;
@@ -204,17 +209,17 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
         const T* rows = prepared.rows + key * width;
         if (!direct) return rows;
         for (std::int64_t tile = 0; tile < keys; ++tile)
-          direct_exponentials(scratch.direct + tile * width, exponentials, rows + tile * width, T(0.5), width);
+          direct_tanhs(scratch.direct + tile * width, query_row, rows + tile * width, width);
         return static_cast<const T*>(scratch.direct);
       };
       for (std::int64_t key = 0; key < count; key += kBackwardKeys) {
         const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
-        inner_products(query, rows_from(key, keys), scratch.key_cotangents + key * width, keys, width, inner + key);
+        score_like(query, rows_from(key, keys), scratch.key_cotangents + key * width, keys, width, inner + key);
       }
       through_softmax(weights, scores, inner, products, count);
       for (std::int64_t key = 0; key < count; key += kBackwardKeys) {
         const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
-        second_order_block(query, rows_from(key, keys), scratch.key_cotangents + key * width, keys, width, scores + key,
+        backward_like(query, rows_from(key, keys), scratch.key_cotangents + key * width, keys, width, scores + key,
                            products + key, scratch.gradients + index * width, sums.keys + key * width, weight_sums);
       }
       __builtin_memcpy(row_of(arguments.query_gradient, first + index), scratch.gradients + index * width,

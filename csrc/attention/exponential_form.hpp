@@ -3,11 +3,14 @@
 // With e = exp(2q) exp(2k) and sigma = 1 / (1 + e), tanh(q + k) = 1 - 2 sigma, and the softmax cancels the sum of the
 // weights, so score = -2 sum_h w_h sigma_h. What is left for each query, key and column is one fused multiply-add
 // D = 1 + e and one reciprocal, which neighbouring columns share: w1/D1 + w2/D2 = (w1 D2 + w2 D1) / (D1 D2).
-// Three forms, by the range of a problem's keys:
+// Four forms, by the range of a problem's keys:
 //
 //   folded    D = 1/w + exp(2q) (exp(2k)/w): the numerator is D1 + D2. Needs weights of similar magnitude.
 //   separate  as above; any weights.
-//   direct    keys so far apart that products of exponentials would overflow: e = exp(2 (q + k)) for every element.
+//   narrow    keys close together, in the backward passes: e - 1 = a + b + a b with a = exp(2q) - 1 and b = exp(2k) - 1,
+//             so that tanh = (e - 1) / (e + 1) keeps its relative error where it is small.
+//   direct    keys so far apart that products of exponentials would overflow: exp(2 (q + k)) or tanh of every element;
+//             also a single query, which has nothing to share.
 //
 // Range. Keys are centred: c is the middle of a column's keys, R half their range, and q takes up c. A query beyond
 // +-(R + kSaturation) is clamped there: q + k is then beyond kSaturation for every key, where tanh is +-1 to the last
@@ -44,6 +47,7 @@ template <>
 struct Range<float> {
   static constexpr float kSaturation = 9.05f;
   static constexpr float kMaxHalfRange = 12.0f;
+  static constexpr float kNarrow = 0.5f;  // as half a range; 1 + b is then at least 1/e, and a + b + a b does not cancel
   static constexpr float kScale = 0x1p-58f;
   static constexpr float kFoldable = 0x1p-24f;  // least magnitude of a weight beside a largest in [1, 2)
 };
@@ -52,21 +56,22 @@ template <>
 struct Range<double> {
   static constexpr double kSaturation = 19.1;
   static constexpr double kMaxHalfRange = 60.0;
+  static constexpr double kNarrow = 0.5;
   static constexpr double kScale = 0x1p-230;
   static constexpr double kFoldable = 0x1p-60;
 };
 
-// exp for arguments whose exponential is a normal number, and NaN.
-template <class T>
+// exp for arguments whose exponential is a normal number, and NaN; less 1 where `minus_one`.
+template <bool minus_one, class T>
 METAFAST_FORMULA T normal_exp(T x) {
   const auto reduced = vector_math::reduce_exponential(x);
   const T power = vector_math::power_of_two<T>(reduced.exponent);
-  return power + power * reduced.fraction;
+  return (minus_one ? power - T(1) : power) + power * reduced.fraction;
 }
 
-// out = scale * exp(2 (x + shift)), with x + shift clamped to +-limit; NaN stays. The rounding of x + shift is taken
-// up by the first order of the exponential (Knuth's two-sum).
-template <class T>
+// out = scale * exp(2 (x + sign * shift)), with the sum clamped to +-limit; NaN stays. The rounding of the sum (Knuth's
+// two-sum finds it) is taken up by the first order of the exponential. `minus_one`: exp - 1.
+template <bool minus_one, class T>
 inline void exponentials(T* __restrict out, const T* __restrict x, const T* __restrict shift, const T* __restrict limit,
                          T sign, T scale, std::int64_t width) {
   for (std::int64_t h = 0; h < width; ++h) {
@@ -77,8 +82,8 @@ inline void exponentials(T* __restrict out, const T* __restrict x, const T* __re
     const T low = sum < -limit[h] ? -limit[h] : sum;
     const T clamped = low > limit[h] ? limit[h] : low;
     const T rest = clamped == sum ? lost : T(0);
-    const T exponential = scale * normal_exp(clamped + clamped);
-    out[h] = exponential + exponential * (rest + rest);
+    const T exponential = scale * normal_exp<minus_one>(clamped + clamped);
+    out[h] = exponential + (minus_one ? exponential + scale : exponential) * (rest + rest);
   }
 }
 
@@ -92,8 +97,14 @@ inline void direct_exponentials(T* __restrict out, const T* __restrict q, const 
     const T sum = q[h] + k[h];
     const T low = sum < -limit ? -limit : sum;
     const T clamped = low > limit ? limit : low;
-    out[h] = scale * normal_exp(clamped + clamped);
+    out[h] = scale * normal_exp<false>(clamped + clamped);
   }
+}
+
+// out = tanh(q + k).
+template <class T>
+inline void direct_tanhs(T* __restrict out, const T* __restrict q, const T* __restrict k, std::int64_t width) {
+  for (std::int64_t h = 0; h < width; ++h) out[h] = vector_tanh(q[h] + k[h]);
 }
 
 template <class T>
@@ -180,19 +191,25 @@ void prepare(const Additive<T>& arguments, std::int64_t problem, Form wanted, co
   const std::int64_t head = problem % arguments.extents.heads;
   const T* key = arguments.key.of(arguments.extents, problem);
   const std::int64_t count = *prepared.count = gather_active(arguments, problem, prepared.active);
-  const bool direct = wanted == Form::direct || !(find_ranges(key, arguments.key.row_stride, prepared, width) <=
-                                                  Range<T>::kMaxHalfRange);
-  const bool folded = wanted == Form::folded && arguments.table.foldable[head];
-  *prepared.form = direct ? Form::direct : folded ? Form::folded : Form::separate;
+  const auto choose = [&] {
+    if (wanted == Form::direct) return Form::direct;
+    const T widest = find_ranges(key, arguments.key.row_stride, prepared, width);
+    if (!(widest <= Range<T>::kMaxHalfRange)) return Form::direct;
+    if (wanted == Form::folded && arguments.table.foldable[head]) return Form::folded;
+    return wanted == Form::narrow && widest <= Range<T>::kNarrow ? Form::narrow : Form::separate;
+  };
+  const Form form = *prepared.form = choose();
   const T* __restrict weights = arguments.table.weights + head * padded_width;
   for (std::int64_t index = 0; index < count; ++index) {
     const T* from = key + prepared.active[index] * arguments.key.row_stride;
     T* __restrict row = prepared.rows + index * padded_width;
-    if (direct) {
+    if (form == Form::direct) {
       __builtin_memcpy(row, from, sizeof(T) * width);
+    } else if (form == Form::narrow) {
+      exponentials<true>(row, from, prepared.centres, prepared.limits, T(-1), T(1), width);
     } else {
-      exponentials(row, from, prepared.centres, prepared.limits, T(-1), T(1), width);
-      if (folded)
+      exponentials<false>(row, from, prepared.centres, prepared.limits, T(-1), T(1), width);
+      if (form == Form::folded)
         for (std::int64_t h = 0; h < width; ++h) row[h] /= weights[h];
     }
     fill(row, width, padded_width, T(0));
@@ -200,14 +217,16 @@ void prepare(const Additive<T>& arguments, std::int64_t problem, Form wanted, co
   fill(prepared.rows, count * padded_width, padded<T>(count) * padded_width, T(0));
 }
 
-// The query's side of the products, times `scale`: its exponentials, or (direct) its elements, not scaled.
+// The query's side of the products: its exponentials, times `scale`; less 1 (narrow), or its elements (direct).
 template <class T>
 inline void prepare_query(const Additive<T>& arguments, const PreparedKeys<T>& prepared, const T* query, T scale, T* out) {
   const std::int64_t width = arguments.extents.width;
   if (*prepared.form == Form::direct)
     __builtin_memcpy(out, query, sizeof(T) * width);
+  else if (*prepared.form == Form::narrow)
+    exponentials<true>(out, query, prepared.centres, prepared.limits, T(1), T(1), width);
   else
-    exponentials(out, query, prepared.centres, prepared.limits, T(1), scale, width);
+    exponentials<false>(out, query, prepared.centres, prepared.limits, T(1), scale, width);
   fill(out, width, padded<T>(width), T(0));
 }
 

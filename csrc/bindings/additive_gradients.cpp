@@ -39,7 +39,7 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
   const int threads = max_threads(extents);
   const int scratch_blocks = threads == 1 ? 1 : get_num_threads();
   const AdditiveKernels<T>& kernels = additive_table().of<T>();
-  const Form form = extents.queries == 1 ? Form::direct : Form::separate;
+  const Form form = extents.queries == 1 ? Form::direct : Form::narrow;
   const AlignedMemory weight_memory(problems * cut.blocks * width * sizeof(T));
   const auto weight_sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(weight_memory.get()) + slice * width; };
   if (cut.blocks == 1) {

@@ -163,8 +163,8 @@ def prepare(key: Any, value: Any, score_weight: Any, *, key_mask: Any = None, ke
     >>> import numpy as np
     >>> key = np.array([[[0.0, 0.0], [9.0, 9.0]]])
     >>> attend = prepare(key, key, np.ones(2))
-    >>> [attend(np.full((1, 1, 2), step)).round(2).tolist() for step in (0.0, -9.0)]
-    [[[[7.93, 7.93]]], [[[7.92, 7.92]]]]
+    >>> [attend(np.full((1, 1, 2), step)).round(2).tolist() for step in (0.0, -20.0)]
+    [[[[7.93, 7.93]]], [[[4.5, 4.5]]]]
     """
     floats = {"key": key, "value": value, "score_weight": score_weight}
     _refuse_gradient(floats)
