@@ -110,12 +110,13 @@ inline void second_order_block(const QuerySide<T>& query, const T* rows, const T
       const Real slope = P::subtract_product(tanh, tanh, one);
       const Real both = cotangent + P::load(cotangents + key * width + h);
       const Real score = P::fill(scores[key]), second = P::fill(seconds[key]);
-      const Real bend = P::fill(T(-2) * scores[key]) * tanh;
-      const Real inside = P::multiply_add(weight, P::multiply_add(bend, both, second), score * weight_cotangent);
+      const Real both_score = score * both;
+      const Real bent = P::subtract_product(tanh + tanh, both_score, second);
+      const Real inside = P::multiply_add(weight, bent, score * weight_cotangent);
       const Real gradient = slope * inside;
       query_sum += gradient;
       P::store(key_sums + key * width + h, P::load(key_sums + key * width + h) + gradient);
-      weight_sum = P::multiply_add(score * slope, both, P::multiply_add(second, tanh, weight_sum));
+      weight_sum = P::multiply_add(slope, both_score, P::multiply_add(second, tanh, weight_sum));
     }
     P::store(query_sums + h, query_sum);
     P::store(weight_sums + h, weight_sum);

@@ -76,14 +76,18 @@ template <class T, int W>
   }
 }
 
-template <class T, int W>
-[[gnu::always_inline]] inline T sum_lanes(typename Pack<T, W>::Real vector) {
-  T lanes[W];
-  Pack<T, W>::store(lanes, vector);
-#pragma GCC unroll 4
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  return lanes[0];
+template <int half>
+struct OppositeLanes {
+  static constexpr int at(int lane) { return lane ^ half; }
+};
+
+template <class T, int W, int half = W / 2, class Real = typename Pack<T, W>::Real>
+[[gnu::always_inline]] inline T sum_lanes(Real vector) {
+  if constexpr (half == 0)
+    return vector[0];
+  else
+    return sum_lanes<T, W, half / 2>(
+        vector + shuffle<OppositeLanes<half>>(vector, vector, std::make_integer_sequence<int, W>{}));
 }
 
 }  // namespace

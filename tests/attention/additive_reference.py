@@ -40,7 +40,7 @@ def additive_attention(query, key, value, score_weight, part):
 
 
 def eager(query, key, value, score_weight, part=None):
-    """(context, weights) in torch, through the array [batch, (heads,) queries, keys, width]; `part`: bool [batch, keys]."""
+    """(context, weights) in torch, through the array [batch, (heads,) queries, keys, width]; `part` as takes_part's."""
     weight = score_weight[..., None, None, :] if score_weight.ndim == 2 else score_weight
     score = (torch.tanh(query[..., :, None, :] + key[..., None, :, :]) * weight).sum(-1)
     if part is not None:

@@ -1,4 +1,4 @@
-"""How far float32 scores, contexts and gradients are from exact ones, over the ranges where the form of the sums changes."""
+"""How far float32 results are from exact ones, over all ranges in which the form of the sums changes."""
 
 import numpy as np
 import pytest
@@ -88,9 +88,7 @@ def test_context_and_gradients(case, queries):
     context_gradient = torch.from_numpy(np.random.default_rng(1).standard_normal((BATCH, queries, COLUMNS)))
 
     def run(function, dtype):
-        arguments = [
-            torch.from_numpy(array).to(dtype).requires_grad_() for array in (query, key, value, score_weight)
-        ]
+        arguments = [torch.from_numpy(array).to(dtype).requires_grad_() for array in (query, key, value, score_weight)]
         context = function(*arguments)
         context = context[0] if isinstance(context, tuple) else context
         gradients = torch.autograd.grad(context, arguments, context_gradient.to(dtype))
