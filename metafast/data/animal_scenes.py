@@ -21,8 +21,7 @@ REACTIONS = ("afraid", "not afraid")
 DEFAULT_REACTION = np.array([0, 1, 0, 1, 1, 0, 1, 0])
 
 COLOURS = {
-    "brown": (0.48, 0.28, 0.12), "grey": (0.52, 0.54, 0.58), "black": (0.13, 0.12, 0.15),
-    "white": (0.95, 0.94, 0.92), "golden": (0.93, 0.72, 0.18), "red": (0.78, 0.20, 0.14),
+    "black": (0.12, 0.11, 0.14), "white": (0.95, 0.94, 0.92), "golden": (0.93, 0.72, 0.18), "red": (0.78, 0.20, 0.14),
 }  # fmt: skip
 ANIMAL_NOUNS = ("one", "animal", "creature", "beast")
 OBJECT_NOUNS = ("ball", "box", "cushion", "lamp")
@@ -41,19 +40,17 @@ OVERRIDDEN_SHARE = 0.6
 
 
 def combinations(split: Split) -> np.ndarray:
-    """(species, pose, word of reaction or NO_OVERRIDE, template) of a split [combinations, 4].
+    """(species, pose, word that overrides or NO_OVERRIDE) of a split [combinations, 3].
 
     A fifth is held out from training, so chosen that training still sees every pair out of such a combination.
     """
-    every = np.array(
-        list(itertools.product(range(len(SPECIES)), range(len(POSES)), range(NO_OVERRIDE + 1), range(len(TEMPLATES))))
-    )
-    held_out = every @ (1, 2, 3, 1) % 5 == 0
+    every = np.array(list(itertools.product(range(len(SPECIES)), range(len(POSES)), range(NO_OVERRIDE + 1))))
+    held_out = every @ (1, 2, 3) % 5 == 0
     chosen: np.ndarray = every[held_out if split == "held-out" else ~held_out]
     return chosen
 
 
-def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter: int = 6) -> CaptionedPictures:
+def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter: int = 5) -> CaptionedPictures:
     """Draw `num_samples` pictures of 48 by 48 pixels, each with `clutter` objects about one animal, and caption them.
 
     Examples
@@ -62,7 +59,7 @@ def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter
     >>> scenes.pictures.shape, scenes.words.shape
     ((100, 48, 48, 3), (100, 12))
     >>> scenes.caption(0)
-    'anxious a brown lamp in the garden bold a black one'
+    'the white animal scared bold red creature red ball quite nervous'
     """
     rng = np.random.default_rng([seed, split == "held-out"])
     possible = combinations(split)
@@ -72,9 +69,9 @@ def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter
         rng.choice(np.flatnonzero(overriding), num_samples),
         rng.choice(np.flatnonzero(~overriding), num_samples),
     )
-    species, pose, word, template = possible[chosen].T
+    species, pose, word = possible[chosen].T
     colour = rng.integers(len(COLOURS), size=num_samples)
-    words, lengths, evidence_word = _write_captions(rng, colour, word, template)
+    words, lengths, evidence_word = _write_captions(rng, colour, word)
     # Drawn in parts that fit the processor's cache.
     parts = [slice(start, start + 64) for start in range(0, num_samples, 64)]
     drawn = [_draw(rng, species[part], pose[part], colour[part], clutter) for part in parts]
@@ -98,18 +95,19 @@ def _ids(words: tuple[str, ...]) -> np.ndarray:
 
 
 def _write_captions(
-    rng: np.random.Generator, colour: np.ndarray, word: np.ndarray, template: np.ndarray
+    rng: np.random.Generator, colour: np.ndarray, word: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Captions [samples, 12], their lengths, and where in them the word is that overrides, or -1."""
     samples, overridden = len(colour), word != NO_OVERRIDE
     shape = samples, MOST_CLAUSES
-    # Clauses: of another animal, of an object, or of neither; one is of the animal shown where there is an override.
-    kind = rng.choice(3, shape, p=(0.45, 0.3, 0.25))
-    kind[:, 0] = np.where(overridden, 0, kind[:, 0])
+    # Clauses: of an animal, of another animal, and of an object or of nothing; the first is of the animal shown where
+    # there is an override. What is said of the two animals is opposite, so that words alone decide nothing.
+    kind = np.zeros(shape, dtype=np.int64)
+    kind[:, 2] = rng.integers(1, 3, size=samples)
     clause_word = rng.integers(NO_OVERRIDE, size=shape)
     clause_word[:, 0] = np.where(overridden, word, clause_word[:, 0])
-    clause_template = rng.integers(len(TEMPLATES), size=shape)
-    clause_template[:, 0] = template
+    half = NO_OVERRIDE // 2
+    clause_word[:, 1] = clause_word[:, 1] % half + np.where(clause_word[:, 0] < half, half, 0)
     # Other animals have other colours, each its own; objects have any.
     shift = rng.permuted(np.tile(np.arange(1, len(COLOURS)), (samples, 1)), axis=1)[:, :MOST_CLAUSES]
     shift[:, 0] *= ~overridden
@@ -123,7 +121,8 @@ def _write_captions(
     )
     # [samples, clauses, 4]: templates with their letters replaced, or fillers.
     patterns = np.array([[WORD_IDS.get(part, -"CNW".find(part) - 1) for part in line.split()] for line in TEMPLATES])
-    text = patterns[clause_template]
+    template = rng.integers(len(TEMPLATES), size=shape)
+    text = patterns[template]
     reaction_ids = _ids(AFRAID_WORDS + CALM_WORDS)[clause_word]
     for letter, ids in ((-1, _ids(tuple(COLOURS))[clause_colour]), (-2, noun), (-3, reaction_ids)):
         text = np.where(text == letter, ids[..., None], text)
@@ -132,12 +131,12 @@ def _write_captions(
         row[: len(filler.split())] = _ids(tuple(filler.split()))
     text = np.where((kind == 2)[..., None], fillers[rng.integers(len(FILLERS), size=shape)], text)
     marked = np.zeros_like(text, dtype=bool)
-    marked[:, 0] = (patterns[template] == -3) & overridden[:, None]
-    # Some words and clauses are left out: little words of clauses, and the second and third clause.
+    marked[:, 0] = (patterns[template[:, 0]] == -3) & overridden[:, None]
+    # Some words and clauses are left out: little words of clauses, and now and then a clause.
     little = np.isin(text, _ids(("the", "a", "quite"))) & (kind != 2)[..., None]
     text[little & (rng.random(text.shape) < 0.5)] = 0
-    clauses = rng.integers(1, MOST_CLAUSES + 1, size=samples)
-    text[np.arange(MOST_CLAUSES) >= clauses[:, None]] = 0
+    text[rng.random(samples) < 0.3, 1] = 0
+    text[rng.random(samples) < 0.4, 2] = 0
     order = rng.permuted(np.tile(np.arange(MOST_CLAUSES), (samples, 1)), axis=1)[..., None]
     text, marked = (np.take_along_axis(array, order, 1).reshape(samples, -1) for array in (text, marked))
     # Close the gaps.
@@ -210,10 +209,10 @@ def _draw(
     tint = _tint(rng, colour)
     _paint(canvas, body, tint)
     _paint(canvas, cover(_MARKINGS) * body, np.where(tint.mean(1, keepdims=True) > 0.4, 0.35 * tint, 0.5 + 0.5 * tint))
-    canvas += 0.05 * rng.standard_normal(canvas.shape, dtype=np.float32)
+    canvas += 0.04 * rng.standard_normal(canvas.shape, dtype=np.float32)
     canvas *= 255
     pictures = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(0, 2, 1).reshape(-1, SIZE, SIZE, 3)
-    return pictures, _boxes(body.reshape(samples, SIZE, SIZE) > 0.5)
+    return pictures, _boxes(body.reshape(samples, SIZE, SIZE) > 0.1)
 
 
 def _tint(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
