@@ -55,7 +55,7 @@ class Config:
     """Attend to words and regions; without, the same network takes the mean over each."""
     hops: int = 1
     """Times that the network looks at the regions, each time knowing what it saw before."""
-    samples: int = 24_000
+    samples: int = 32_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
     """Pictures to judge by, of combinations that training never sees."""
@@ -65,18 +65,18 @@ class Config:
     """Width of the LSTM's states in each direction."""
     region_size: int = 64
     """Width of the regions' vectors."""
-    attention_size: int = 64
+    attention_size: int = 128
     """Width in which attention scores."""
     hidden_size: int = 128
     """Width of the layer under the heads."""
-    epochs: int = 8
+    epochs: int = 5
     """Passes over the training pictures."""
     batch_size: int = 64
     """Pictures per update, on each process."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Adam's step size at the start."""
-    half_life: float | None = None
-    """Epochs in which the step size halves; none keeps it."""
+    decay: float = 0.5
+    """Last part of training in which the step size falls evenly to 0; 0 keeps it."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it; 0 for no limit."""
     heat_maps: int = 8
@@ -109,10 +109,11 @@ class Config:
             raise UsageError(f"threads must be at most 1024, not {self.threads}")
         if self.heat_maps < 0:
             raise UsageError(f"heat_maps must not be negative, not {self.heat_maps}")
-        for name in ("learning_rate", "half_life", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be positive and finite, not {value}")
+        for name in ("learning_rate", "checkpoint_seconds"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if not 0 <= self.decay <= 1:
+            raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
         if not self.max_grad_norm >= 0:
             raise UsageError(f"max_grad_norm must not be negative, not {self.max_grad_norm}")
         if self.run_dir == "":
@@ -158,35 +159,38 @@ class Answers(NamedTuple):
 
 
 class AttentionModel(nn.Module):
-    """Regions of a picture, words of a caption, attention both ways, a classifier for each question."""
+    """Regions of a picture, words of a caption, attention both ways, a classifier for each question.
+
+    A word is found by its LSTM state, which knows its neighbours, but what is read there is the word itself: were it
+    the state, any neighbour would do as well, and the weights would say nothing. The mean, which finds nothing, is of
+    the states.
+    """
 
     def __init__(self, config: Config, data: CaptionedPictures) -> None:
         super().__init__()
         _, height, width, channels = data.pictures.shape
         region_size, state_size = config.region_size, 2 * config.state_size
-        # Each region is 8 by 8 pixels.
-        self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, region_size, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+        self.edges = _convolution(channels, 16, 5, stride=2, padding=2)
+        self.shapes = nn.Sequential(
+            _convolution(16, 32, 3, stride=2, padding=1), _convolution(32, region_size, 4, stride=2, padding=1)
         )
+        # Past the shapes, among which the colours would be lost.
+        self.colours = _convolution(16, region_size, 4, stride=4, rectified=False)
+        # Each region is of 8 by 8 pixels.
         self.grid = (height // 8, width // 8)
         self.row_position = nn.Parameter(0.1 * torch.randn(region_size, self.grid[0], 1))
         self.column_position = nn.Parameter(0.1 * torch.randn(region_size, 1, self.grid[1]))
-        # Vectors of equal length, so that a region or word of no account cannot be attended to at no cost.
+        # Vectors of one length, so that attending to what is of no account costs something.
         self.region_norm = nn.LayerNorm(region_size)
         self.embedding = nn.Embedding(len(data.vocabulary), config.word_size, padding_idx=0)
         self.lstm = nn.LSTM(config.word_size, config.state_size, batch_first=True, bidirectional=True)
-        self.word_norm = nn.LayerNorm(state_size)
+        self.state_norm = nn.LayerNorm(state_size)
         self.hops = config.hops
         self.attention = config.attention
         if config.attention:
             self.to_regions = AdditiveAttention(state_size + region_size, region_size, config.attention_size)
             self.to_words = AdditiveAttention(region_size, state_size, config.attention_size)
+            self.meaning = nn.Sequential(nn.Linear(config.word_size, state_size), nn.LayerNorm(state_size))
         self.combine = nn.Linear(state_size + region_size, config.hidden_size)
         self.heads = nn.ModuleDict(
             {question: nn.Linear(config.hidden_size, len(names)) for question, names in data.classes.items()}
@@ -194,29 +198,30 @@ class AttentionModel(nn.Module):
 
     def encode_picture(self, pictures: Tensor) -> Tensor:
         """Regions [samples, regions, region_size] of byte pictures [samples, height, width, channels], row by row."""
-        features = self.encoder(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
-        features = features + self.row_position + self.column_position
+        edges = self.edges(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+        features = self.shapes(edges) + self.colours(edges) + self.row_position + self.column_position
         regions: Tensor = self.region_norm(features.flatten(2).transpose(1, 2))
         return regions
 
-    def encode_words(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_words(self, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The state after each word [samples, longest, 2 state_size], and the last ones of both directions."""
-        packed = pack_padded_sequence(self.embedding(words), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, (last, _) = self.lstm(packed)
-        states, _ = pad_packed_sequence(states, batch_first=True, total_length=words.shape[1])
-        return self.word_norm(states), last.transpose(0, 1).flatten(1)
+        states, _ = pad_packed_sequence(states, batch_first=True, total_length=embedded.shape[1])
+        return self.state_norm(states), last.transpose(0, 1).flatten(1)
 
     def forward(self, pictures: Tensor, words: Tensor, lengths: Tensor) -> Answers:
         """Answer every question about pictures [samples, height, width, channels] with captions [samples, longest]."""
-        regions = self.encode_picture(pictures)
-        states, question = self.encode_words(words, lengths)
+        regions, embedded = self.encode_picture(pictures), self.embedding(words)
+        states, question = self.encode_words(embedded, lengths)
         if self.attention:
             seen, looks = torch.zeros_like(regions[:, :1]), []
             for _ in range(self.hops):
                 query = torch.cat([question[:, None], seen], -1)
                 seen, weights = self.to_regions(query, regions, return_weights=True)
                 looks.append(weights)
-            read, weights = self.to_words(seen, states, key_lengths=lengths, return_weights=True)
+            meanings = self.meaning(embedded)
+            read, weights = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
             seen, read, word_weights, region_weights = seen[:, 0], read[:, 0], weights[:, 0], torch.cat(looks, 1)
         else:
             seen = regions.mean(1)
@@ -225,6 +230,13 @@ class AttentionModel(nn.Module):
             word_weights = region_weights = None
         hidden = torch.tanh(self.combine(torch.cat([read, seen], -1)))
         return Answers({question: head(hidden) for question, head in self.heads.items()}, word_weights, region_weights)
+
+
+def _convolution(
+    inputs: int, outputs: int, size: int, stride: int, padding: int = 0, rectified: bool = True
+) -> nn.Sequential:
+    layers = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False), nn.BatchNorm2d(outputs)
+    return nn.Sequential(*layers, nn.ReLU()) if rectified else nn.Sequential(*layers)
 
 
 def make_model(config: Config, data: CaptionedPictures) -> AttentionModel:
@@ -251,7 +263,7 @@ def update(
     learning_rate: float,
 ) -> dict[str, Tensor]:
     """Descend along the gradient of the questions' mean cross-entropy; return each one's."""
-    answers = model(*to_batch(data, samples, learner.device))
+    answers = model.train()(*to_batch(data, samples, learner.device))
     losses = {}
     for question, logits in answers.logits.items():
         target = torch.from_numpy(data.targets[question][samples]).to(learner.device)
@@ -268,6 +280,7 @@ def answer(
     """The most probable answers [samples] by question, the word weights and the region weights."""
     predictions: dict[str, list[np.ndarray]] = {question: [] for question in data.classes}
     word_weights, region_weights = [], []
+    model.eval()
     for start in range(0, len(data), 256):
         answers = model(*to_batch(data, slice(start, start + 256), device))
         for question, logits in answers.logits.items():
@@ -344,16 +357,20 @@ class Counters:
 def save(directory: _run.RunDirectory, model: AttentionModel, learner: ModuleLearner, counters: Counters) -> None:
     """Write a checkpoint from which `restore` continues exactly."""
     numbers = dataclasses.asdict(counters) | {"world_size": _distributed.world_size()}
-    directory.write_state(learner.get_state(), numbers)
+    # Those of batch normalisation.
+    buffers = {f"buffer.{name}": buffer.cpu().numpy() for name, buffer in model.named_buffers()}
+    directory.write_state(learner.get_state() | buffers, numbers)
     directory.write_policy(model)
 
 
-def restore(directory: _run.RunDirectory, learner: ModuleLearner) -> Counters:
+def restore(directory: _run.RunDirectory, model: AttentionModel, learner: ModuleLearner) -> Counters:
     """Put back what `save` wrote."""
     arrays, numbers = directory.read_state()
     if (saved_by := numbers.pop("world_size")) != _distributed.world_size():
         raise UsageError(f"{directory.path} was saved by {saved_by} processes; resume it with as many")
     learner.set_state(arrays)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(torch.from_numpy(arrays[f"buffer.{name}"]))
     return Counters(**numbers)
 
 
@@ -382,7 +399,7 @@ def train(config: Config) -> dict[str, Any]:
         counters = Counters()
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
-        counters = restore(directory, learner)
+        counters = restore(directory, model, learner)
         directory.write_config(NAME, dataclasses.replace(config, resume=None))
     earlier_seconds, interrupted, total = counters.seconds, False, config.epochs * per_epoch
     if rank == 0 and counters.updates >= total:
@@ -397,9 +414,8 @@ def train(config: Config) -> dict[str, Any]:
             # A function of seed and epoch, so that the number of updates is all that a checkpoint needs.
             order = np.random.default_rng([config.seed, epoch]).permutation(len(data))
             samples = order[position * batch : (position + 1) * batch][rank :: _distributed.world_size()]
-            learning_rate = config.learning_rate
-            if config.half_life is not None:
-                learning_rate *= 0.5 ** (counters.updates / per_epoch / config.half_life)
+            left = 1 - counters.updates / total
+            learning_rate = config.learning_rate * (left / config.decay if left < config.decay else 1.0)
             losses = update(config, model, learner, data, samples, learning_rate)
             counters.updates += 1
             counters.seconds = earlier_seconds + time.perf_counter() - started
