@@ -206,3 +206,16 @@ def draw(
             region_weights, grid,
         )  # fmt: skip
     return {name: str(path) for name, path in paths.items()}
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Say in words what `measure_accuracy` and, under words and regions, `point` returned."""
+    lines = ["held-out accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in result["accuracy"].items())]
+    for name in ("words", "regions"):
+        if result[name] is not None and result[name]["mass"] is not None:
+            shares = result[name]
+            lines.append(
+                f"attention to {name} on the evidence: {shares['mass']:.1%} of the weight, the greatest weight in "
+                f"{shares['pointing']:.1%} (even weights: {shares['even_mass']:.1%})"
+            )
+    return "\n".join(lines)

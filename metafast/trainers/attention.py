@@ -69,7 +69,7 @@ class Config:
     hidden_size: int = 128
     """Width of the layer under the heads."""
     epochs: int = 5
-    """Passes over the training pictures."""
+    """Passes over the training pictures; to resume with more stretches the decay too."""
     batch_size: int = 64
     """Pictures per update, on each process."""
     learning_rate: float = 4e-3
@@ -295,8 +295,7 @@ def judge(model: AttentionModel, data: CaptionedPictures, outcome: Outcome, devi
     if outcome.word_weights is None or outcome.region_weights is None:
         return result | {"words": None, "regions": None, "deletion": None}
     words, regions = outcome.word_weights, outcome.region_weights[:, -1]
-    in_caption = np.arange(data.words.shape[1]) < data.lengths[:, None]
-    everywhere = np.ones(regions.shape, dtype=bool)
+    in_caption, everywhere = data.words > 0, np.ones(regions.shape, dtype=bool)
     return result | {
         "words": _interpretation.point(words, _interpretation.word_evidence(data), in_caption),
         "regions": _interpretation.point(regions, _interpretation.region_evidence(data, model.grid), everywhere),
@@ -423,11 +422,8 @@ def train(config: Config) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Say in words what `train` returned."""
-    drawn = "".join(
-        f"\n{name.replace('_', ' ')}: {result[name]}"
-        for name in ("learning_curve", "confusion_matrix", "heat_maps")
-        if name in result
-    )
+    names = [name for name in ("learning_curve", "confusion_matrix", "heat_maps") if name in result]
+    drawn = "".join(f"\n{name.replace('_', ' ')}: {result[name]}" for name in names)
     return f"{describe_evaluation(result)}\n{result['samples']:,} samples, {result['seconds']:.1f} s{drawn}"
 
 
@@ -451,14 +447,5 @@ def evaluate(run_dir: str, samples: int = 2_000, seed: int = 1) -> dict[str, Any
     return {"task": config.task, "samples": samples, "seed": seed, **result, "run_dir": str(run_dir)}
 
 
-def describe_evaluation(result: dict[str, Any]) -> str:
-    """Say in words what `evaluate` returned."""
-    lines = ["held-out accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in result["accuracy"].items())]
-    for name in ("words", "regions"):
-        if result[name] is not None and result[name]["mass"] is not None:
-            share = result[name]
-            lines.append(
-                f"attention to {name} on the evidence: {share['mass']:.1%} of the weight, greatest weight "
-                f"{share['pointing']:.1%} (even weights: {share['even_mass']:.1%})"
-            )
-    return "\n".join(lines)
+# Says in words what `evaluate` returned.
+describe_evaluation = _interpretation.describe
