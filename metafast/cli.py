@@ -14,7 +14,11 @@ from typing import Any
 import metafast
 from metafast.trainers import UsageError
 
-TRAINERS = {"policy-gradient": "metafast.trainers.policy_gradient"}
+# Each module gives NAME, parse, train, describe, add_evaluation_options, evaluate and describe_evaluation.
+TRAINERS = {
+    "policy-gradient": "metafast.trainers.policy_gradient",
+    "attention": "metafast.trainers.attention",
+}
 DEFAULT_TRAINER = "policy-gradient"
 TRAIN_EXTRA = {"torch", "tyro", "rich", "matplotlib", "tensorboard", "safetensors", "sklearn"}
 INTERRUPTED = 130
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         if given[:1] == ["train"]:
             return _train(given[1:], as_json)
+        if given[:1] == ["evaluate"]:
+            return _evaluate(given[1:], as_json)
         options = _parser().parse_args(given)
         return int(options.run(options, as_json))
     except UsageError as error:
@@ -65,13 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         "train", help=f"train [{trainers}] [options]; with nothing given, PPO on CartPole-v1 until it is solved"
     )
 
-    evaluate = commands.add_parser("evaluate", help="play fresh episodes with the policy of a run", allow_abbrev=False)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="judge what a run has learned by what it has not seen",
+        epilog="Further options are the trainer's: see metafast evaluate RUN_DIR --help.",
+        allow_abbrev=False,
+    )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="directory that `metafast train` wrote")
-    evaluate.add_argument("--episodes", type=int, default=100, help="episodes, one environment each (default 100)")
-    evaluate.add_argument("--backend", choices=("native", "gymnasium"), help="default: the one trained with")
-    evaluate.add_argument("--greedy", action="store_true", help="take the most probable action instead of sampling")
-    evaluate.add_argument("--seed", type=int, default=0, help="of environments and sampling (default 0)")
-    evaluate.set_defaults(run=_evaluate)
 
     bench = commands.add_parser("bench", help="time metafast beside NumPy, torch and gymnasium", allow_abbrev=False)
     bench.add_argument("room", nargs="?", choices=("envs", "returns"), metavar="ROOM", help="envs or returns; all")
@@ -104,16 +110,7 @@ def _train(arguments: list[str], as_json: bool) -> int:
     if as_json:
         _print_json(result)
     else:
-        evaluation = result["evaluation_return"]
-        fresh = "" if evaluation is None else f" ({evaluation:.1f} on fresh episodes)"
-        if result["target_return"] is not None and not result["solved"]:
-            fresh += f", short of {result['target_return']:g}"
-        ended = f"mean return {result['mean_return']:.1f}{fresh}" if result["episodes"] else "no episode has ended"
-        print(
-            f"{ended}, "
-            f"{result['env_steps']:,} steps, {result['seconds']:.1f} s\n"
-            f"learning curve: {result['learning_curve']}"
-        )
+        print(trainer.describe(result))
     if result["interrupted"]:
         # With --json the last line of standard output stays the JSON object.
         stream = sys.stderr if as_json else sys.stdout
@@ -124,19 +121,19 @@ def _train(arguments: list[str], as_json: bool) -> int:
     return 0
 
 
-def _evaluate(options: argparse.Namespace, as_json: bool) -> int:
-    if options.episodes < 1 or not 0 <= options.seed < 2**63:
-        raise UsageError("--episodes must be at least 1, and --seed at least 0 and below 2**63")
-    trainer = _load_trainer(_read_trainer_name(options.run_dir))
-    result = trainer.evaluate(options.run_dir, options.episodes, options.backend, options.greedy, options.seed)
+def _evaluate(arguments: list[str], as_json: bool) -> int:
+    # Which options there are depends on the trainer, and that on the directory.
+    if not arguments or arguments[0].startswith("-"):
+        _parser().parse_args(["evaluate", *(argument for argument in arguments if argument in ("-h", "--help"))])
+    run_dir = arguments.pop(0)
+    trainer = _load_trainer(_read_trainer_name(run_dir))
+    parser = argparse.ArgumentParser(prog=f"metafast evaluate {run_dir}", allow_abbrev=False)
+    trainer.add_evaluation_options(parser)
+    result = trainer.evaluate(run_dir, **vars(parser.parse_args(arguments)))
     if as_json:
         _print_json(result)
     else:
-        print(
-            f"{result['env_id']} ({result['backend']}), {result['episodes']} episodes: "
-            f"mean return {result['mean_return']:.2f}, standard deviation {result['std_return']:.2f}, "
-            f"from {result['min_return']:.1f} to {result['max_return']:.1f}"
-        )
+        print(trainer.describe_evaluation(result))
     return 0
 
 

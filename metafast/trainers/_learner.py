@@ -8,17 +8,13 @@ from metafast.trainers import UsageError, _distributed
 from metafast.trainers._policies import ActorCritic, Distribution
 
 
-class Learner:
-    """A policy, its parameters as one vector, Adam's moments, and the generator behind every choice of the policy."""
+class ModuleLearner:
+    """A module, its parameters as one vector, Adam's moments, and the generator behind every random choice."""
 
-    def __init__(
-        self, policy: ActorCritic, distribution: Distribution, generator: torch.Generator, device: torch.device
-    ) -> None:
-        self.policy = policy
-        self.distribution = distribution
+    def __init__(self, module: nn.Module, generator: torch.Generator, device: torch.device) -> None:
         self.generator = generator
         self.device = device
-        self.parameters, self.gradient = flatten(policy)
+        self.parameters, self.gradient = flatten(module)
         self.moments = {name: torch.zeros_like(self.parameters) for name in ("first", "second")}
         self.moments["count"] = torch.zeros((), dtype=torch.int64)
 
@@ -60,6 +56,27 @@ class Learner:
         self.generator.set_state(torch.from_numpy(state["generator"]))
         for name, moment in self.moments.items():
             moment.copy_(torch.from_numpy(state[f"adam.{name}"]))
+
+
+class Learner(ModuleLearner):
+    """The learner of a policy, with its distribution over actions."""
+
+    def __init__(
+        self, policy: ActorCritic, distribution: Distribution, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__(policy, generator, device)
+        self.policy = policy
+        self.distribution = distribution
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name, after a try."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used: {error}") from error
+    return device
 
 
 def flatten(module: nn.Module) -> tuple[Tensor, Tensor]:

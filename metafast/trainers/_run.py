@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -92,28 +93,34 @@ class RunDirectory:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return arrays, json.loads(file.metadata()["counters"])
 
-    def write_curve(self, points: Sequence[Mapping[str, float]], target: float | None, title: str) -> None:
-        """Draw mean return against environment steps."""
+    def write_curve(self, columns: Mapping[str, Sequence[float]], *, title: str, target: float | None = None) -> None:
+        """Draw columns, named by their labels, against the first of them."""
         if self.rank != 0:
             return
+        (x_label, x), *curves = columns.items()
         # The object interface of matplotlib: no pyplot state, and no display is needed.
         figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot(xlabel="environment steps", ylabel="mean return", title=title)
-        axes.plot([point["env_steps"] for point in points], [point["mean_return"] for point in points])
+        axes = figure.add_subplot(xlabel=x_label, title=title)
+        for label, y in curves:
+            axes.plot(x, y, label=label)
+        if len(curves) == 1:
+            axes.set_ylabel(curves[0][0])
+        else:
+            axes.legend()
         if target is not None:
             axes.axhline(target, linestyle="--", color="grey", linewidth=1)
         axes.grid(alpha=0.3)
         figure.savefig(self.curve_path, dpi=120)
 
-    def log(self, scalars: Mapping[str, float], env_steps: int) -> None:
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
         """Add scalars to the TensorBoard events."""
         if self.rank != 0:
             return
         if self._events is None:
             # Events that an interrupted run wrote after its last checkpoint are dropped.
-            self._events = SummaryWriter(str(self.path), purge_step=env_steps)
+            self._events = SummaryWriter(str(self.path), purge_step=step)
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, env_steps)
+            self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
@@ -150,6 +157,44 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     return contents
 
 
+def read_options(run_dir: str | Path, trainer: str, options: type) -> dict[str, Any]:
+    """The values of the fields of the dataclass `options` that the run in `run_dir` was given."""
+    contents = read_config(run_dir)
+    names = {field.name for field in dataclasses.fields(options)}
+    if contents.get("trainer") != trainer or not names <= contents.keys():
+        raise UsageError(f"{run_dir} does not hold a {trainer} run of this version")
+    return {name: contents[name] for name in names}
+
+
+def check_options(config: Any, *, counts: Sequence[str], positive: Sequence[str]) -> None:
+    """Refuse options out of range: `counts` begin at 1, `positive` ones may be None; the rest all trainers have."""
+    for name in (*counts, "threads"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} must be at least 1, not {getattr(config, name)}")
+    if not 0 <= config.seed < 2**63:
+        raise UsageError(f"seed must be at least 0 and below 2**63, not {config.seed}")
+    if config.threads > 1024:
+        raise UsageError(f"threads must be at most 1024, not {config.threads}")
+    for name in positive:
+        value = getattr(config, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsageError(f"{name} must be positive and finite, not {value}")
+    if not config.max_grad_norm >= 0:
+        raise UsageError(f"max_grad_norm must not be negative, not {config.max_grad_norm}")
+    if config.run_dir == "":
+        raise UsageError("run_dir must not be empty")
+
+
+def check_unchanged(config: Any, saved: Any, names: Sequence[str]) -> None:
+    """Refuse to resume a run with other values of these options than those it was `saved` with."""
+    for name in names:
+        if getattr(config, name) != getattr(saved, name):
+            raise UsageError(
+                f"{name} cannot be changed on the way: {config.resume} has {getattr(saved, name)!r}, "
+                f"not {getattr(config, name)!r}"
+            )
+
+
 def derive_seeds(*numbers: int) -> list[int]:
     """Three independent seeds of a seed and what else tells streams apart: the rank, the iteration."""
     return [int(word) >> 1 for word in np.random.SeedSequence(numbers).generate_state(3)]
@@ -180,21 +225,20 @@ class EpisodeReturns:
 
 
 class ProgressDisplay:
-    """A progress bar with return and steps per second where standard output is a terminal, nothing elsewhere."""
+    """A progress bar with figures and steps per second where standard output is a terminal, nothing elsewhere."""
 
-    def __init__(self, total_steps: int, target: float | None, shown: bool) -> None:
-        goal = "" if target is None else f" of {target:g}"
+    def __init__(self, total_steps: int, shown: bool, unit: str = "steps") -> None:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("return {task.fields[mean_return]:.1f}" + goal),
-            TextColumn("{task.fields[speed]:,.0f} steps/s"),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[speed]:,.0f} " + unit + "/s"),
             TimeElapsedColumn(),
             console=Console(),
             disable=not (shown and sys.stdout.isatty()),
         )
-        self._task = self._progress.add_task("training", total=total_steps, mean_return=float("nan"), speed=0.0)
+        self._task = self._progress.add_task("training", total=total_steps, figures="", speed=0.0)
 
     def __enter__(self) -> "ProgressDisplay":
         self._progress.start()
@@ -203,13 +247,13 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(self, env_steps: int, mean_return: float, speed: float) -> None:
+    def update(self, completed: int, figures: str, speed: float) -> None:
         """Show the latest figures."""
-        self._progress.update(self._task, completed=env_steps, mean_return=mean_return, speed=speed)
+        self._progress.update(self._task, completed=completed, figures=figures, speed=speed)
 
-    def reach_target(self, env_steps: int) -> None:
+    def reach_target(self, completed: int) -> None:
         """Show the run as complete, though steps were left."""
-        self._progress.update(self._task, completed=env_steps, total=env_steps)
+        self._progress.update(self._task, completed=completed, total=completed)
 
 
 class Interruption:

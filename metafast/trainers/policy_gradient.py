@@ -24,7 +24,7 @@ from torch.nn import functional
 import metafast
 from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _run, _traces
 from metafast.trainers._environments import AnyVectorEnv, to_rows
-from metafast.trainers._learner import Learner
+from metafast.trainers._learner import Learner, find_device
 from metafast.trainers._policies import ActorCritic, make_distribution
 
 NAME = "policy-gradient"
@@ -103,24 +103,12 @@ class Config:
     """Continue the run in this directory exactly, in place, with its options where none are given anew."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes"
+        positive = "learning_rate", "half_life", "clip", "checkpoint_seconds"
+        _run.check_options(self, counts=counts, positive=positive)
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be at least 0 and below 2**63, not {self.seed}")
-        if self.threads > 1024:
-            raise UsageError(f"threads must be at most 1024, not {self.threads}")
-        for name in ("learning_rate", "half_life", "clip", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be positive and finite, not {value}")
-        if not self.max_grad_norm >= 0:
-            raise UsageError(f"max_grad_norm must not be negative, not {self.max_grad_norm}")
-        if self.run_dir == "":
-            raise UsageError("run_dir must not be empty")
         if any(size < 1 for size in self.hidden_sizes):
             raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
         # JSON gives a list.
@@ -179,36 +167,16 @@ def parse(arguments: Sequence[str]) -> Config:
 
 def load_config(run_dir: str) -> Config:
     """The options of the run in `run_dir`."""
-    contents = _run.read_config(run_dir)
-    names = {field.name for field in dataclasses.fields(Config)}
-    if contents.get("trainer") != NAME or not names <= contents.keys():
-        raise UsageError(f"{run_dir} does not hold a {NAME} run of this version")
-    return Config(**{name: contents[name] for name in names})
+    return Config(**_run.read_options(run_dir, NAME, Config))
 
 
 # What a run cannot change on its way.
 FIXED = ("env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "num_envs", "seed", "run_dir")
 
 
-def check_resumable(config: Config) -> None:
-    """Refuse to resume a run with other options than those that may change on the way."""
-    assert config.resume is not None
-    saved = load_config(config.resume)
-    for name in FIXED:
-        if getattr(config, name) != getattr(saved, name):
-            raise UsageError(
-                f"{name} cannot be changed on the way: {config.resume} has {getattr(saved, name)!r}, "
-                f"not {getattr(config, name)!r}"
-            )
-
-
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
     """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {config.device!r} cannot be used: {error}") from error
+    device = find_device(config.device)
     distribution = make_distribution(env.single_action_space, config.policy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -390,7 +358,7 @@ def train(config: Config) -> dict[str, Any]:
     """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
     started = time.perf_counter()
     if config.resume is not None:
-        check_resumable(config)
+        _run.check_unchanged(config, load_config(config.resume), FIXED)
     metafast.set_num_threads(config.threads)
     torch.set_num_threads(config.threads)
     rank = _distributed.start()
@@ -412,10 +380,11 @@ def train(config: Config) -> dict[str, Any]:
     solved = config.target_return is not None and counters.solved_target == config.target_return
     if rank == 0 and (solved or counters.env_steps >= config.total_steps):
         print("this run has ended; to go on give a greater --total-steps or --target-return", file=sys.stderr)
+    goal = "" if config.target_return is None else f" of {config.target_return:g}"
     saved = time.perf_counter()
     with (
         _run.interruptible() as interruption,
-        _run.ProgressDisplay(config.total_steps, config.target_return, shown=rank == 0) as display,
+        _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
     ):
         while counters.env_steps < config.total_steps and not (solved or interrupted):
             learning_rate = config.learning_rate
@@ -441,7 +410,9 @@ def train(config: Config) -> dict[str, Any]:
             if episodes.latest:
                 counters.curve.append({"env_steps": counters.env_steps, "mean_return": episodes.mean})
                 directory.log({"charts/mean_return": episodes.mean, **losses}, counters.env_steps)
-            display.update(counters.env_steps, episodes.mean, counters.env_steps / counters.seconds)
+            display.update(
+                counters.env_steps, f"return {episodes.mean:.1f}{goal}", counters.env_steps / counters.seconds
+            )
             if rank == 0 and config.target_return is not None and len(episodes.latest) == 100:
                 solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
             due = time.perf_counter() - saved > config.checkpoint_seconds
@@ -454,7 +425,12 @@ def train(config: Config) -> dict[str, Any]:
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
     _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
-    directory.write_curve(counters.curve, config.target_return, f"{config.env_id}, {config.algorithm}")
+    columns = {"environment steps": "env_steps", "mean return": "mean_return"}
+    directory.write_curve(
+        {label: [point[name] for point in counters.curve] for label, name in columns.items()},
+        title=f"{config.env_id}, {config.algorithm}",
+        target=config.target_return,
+    )
     directory.close()
     _distributed.stop()
     return {
@@ -475,8 +451,30 @@ def train(config: Config) -> dict[str, Any]:
     }
 
 
+def describe(result: dict[str, Any]) -> str:
+    """Say in words what `train` returned."""
+    evaluation = result["evaluation_return"]
+    fresh = "" if evaluation is None else f" ({evaluation:.1f} on fresh episodes)"
+    if result["target_return"] is not None and not result["solved"]:
+        fresh += f", short of {result['target_return']:g}"
+    ended = f"mean return {result['mean_return']:.1f}{fresh}" if result["episodes"] else "no episode has ended"
+    return (
+        f"{ended}, {result['env_steps']:,} steps, {result['seconds']:.1f} s\nlearning curve: {result['learning_curve']}"
+    )
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `metafast evaluate`: what `evaluate` takes beside the directory."""
+    parser.add_argument("--episodes", type=int, default=100, help="episodes, one environment each (default 100)")
+    parser.add_argument("--backend", choices=("native", "gymnasium"), help="default: the one trained with")
+    parser.add_argument("--greedy", action="store_true", help="take the most probable action instead of sampling")
+    parser.add_argument("--seed", type=int, default=0, help="of environments and sampling (default 0)")
+
+
 def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
     """Play fresh episodes with the policy in `run_dir`, an environment for each; of labelled data, the test rows."""
+    if episodes < 1 or not 0 <= seed < 2**63:
+        raise UsageError("--episodes must be at least 1, and --seed at least 0 and below 2**63")
     config = dataclasses.replace(load_config(run_dir), device="cpu")
     backend = backend or config.backend
     torch.set_num_threads(config.threads)
@@ -496,3 +494,12 @@ def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, see
         "max_return": float(returns.max()),
         "run_dir": str(run_dir),
     }
+
+
+def describe_evaluation(result: dict[str, Any]) -> str:
+    """Say in words what `evaluate` returned."""
+    return (
+        f"{result['env_id']} ({result['backend']}), {result['episodes']} episodes: "
+        f"mean return {result['mean_return']:.2f}, standard deviation {result['std_return']:.2f}, "
+        f"from {result['min_return']:.1f} to {result['max_return']:.1f}"
+    )

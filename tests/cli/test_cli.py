@@ -97,14 +97,21 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         (["train", "--resume", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate"], "RUN_DIR"),
-        (["evaluate", ".", "--episodes", "0"], "--episodes must be at least 1"),
-        (["evaluate", ".", "--backend", "magic"], "magic"),
+        (["evaluate", "--episodes", "3"], "RUN_DIR"),
+        (["evaluate", "trained", "--episodes", "0"], "--episodes must be at least 1"),
+        (["evaluate", "trained", "--backend", "magic"], "magic"),
+        (["evaluate", "strange"], "unknown trainer 'strange'"),
+        (["train", "attention", "--task", "people"], "task must be one of animals"),
+        (["train", "attention", "--hops", "0"], "hops must be at least 1"),
         (["bench", "kitchen"], "kitchen"),
         (["info", "--loud"], "--loud"),
     ],
 )
 def test_mistakes_are_explained_with_status_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for run_dir, trainer in (("trained", "policy-gradient"), ("strange", "strange")):
+        (tmp_path / run_dir).mkdir()
+        (tmp_path / run_dir / "config.json").write_text(json.dumps({"trainer": trainer}))
     try:
         status = cli.main(arguments)
     except SystemExit as stop:
@@ -114,6 +121,35 @@ def test_mistakes_are_explained_with_status_2(arguments, message, tmp_path, caps
     assert message in captured.err
     assert captured.out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_shows_the_options_of_the_trainer(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": "attention"}))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", str(tmp_path), "--help"])
+    assert stop.value.code == 0
+    assert "held-out samples" in capsys.readouterr().out
+
+
+def test_attention_from_training_to_evaluation(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    options = ["--samples", "256", "--held-out-samples", "64", "--epochs", "1", "--heat-maps", "2"]
+    assert cli.main(["train", "attention", *options, "--run-dir", str(run_dir), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["samples"] == 256
+    assert set(result["accuracy"]) == {"species", "reaction"}
+    for share in (*result["accuracy"].values(), result["words"]["mass"], result["regions"]["mass"]):
+        assert 0 <= share <= 1
+    for drawn in ("learning_curve", "confusion_matrix", "heat_maps"):
+        with open(result[drawn], "rb") as file:
+            assert file.read(4) == b"\x89PNG"
+    assert cli.main(["evaluate", str(run_dir), "--samples", "64", "--seed", "0", "--json"]) == 0
+    evaluation = json.loads(capsys.readouterr().out)
+    # The held-out samples of training's own seed.
+    for name in ("accuracy", "accuracy_by_kind", "words", "regions", "deletion"):
+        assert evaluation[name] == result[name]
+    assert cli.main(["evaluate", str(run_dir), "--samples", "8"]) == 0
+    assert "held-out accuracy: species" in capsys.readouterr().out
 
 
 def test_info(capsys):

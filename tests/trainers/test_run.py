@@ -77,8 +77,8 @@ def test_unreadable_run_directories_are_explained(tmp_path):
 def test_the_progress_bar_shows_return_and_speed_on_a_terminal_alone(capsys, monkeypatch):
     for terminal in (True, False):
         monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
-        with _run.ProgressDisplay(1000, 475.0, shown=True) as display:
-            display.update(500, 123.4, 6789.0)
+        with _run.ProgressDisplay(1000, shown=True) as display:
+            display.update(500, "return 123.4 of 475", 6789.0)
             display.reach_target(500)
         printed = capsys.readouterr().out
         assert all(text in printed for text in ("123.4 of 475", "6,789 steps/s", "100%")) == terminal
