@@ -233,6 +233,7 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
   const Form form = *prepared.form;
   const T* weights = arguments.table.score_weights + problem % extents.heads * width;
   fill(sums.keys, 0, count * width, T(0));
+  if (begin == end) fill(sums.values, 0, count * value_stride, T(0));
   fill(weight_sums, 0, width, T(0));
   const T* values = arguments.value.of(extents, problem);
   const bool few = end - begin < kQueriesWorthTransposing;

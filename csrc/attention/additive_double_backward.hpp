@@ -163,6 +163,7 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     return view ? view.of(extents, problem) + row * view.row_stride : nullptr;
   };
   fill(sums.keys, 0, count * width, T(0));
+  if (begin == end) fill(sums.values, 0, count * sum_stride, T(0));
   fill(weight_sums, 0, width, T(0));
   for (std::int64_t index = 0; index < count; ++index)
     copy_padded(row_of(arguments.key_cotangent, prepared.active[index]), extents.width,
