@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
-from metafast._torch_calls import HALF_PRECISION
+from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph
+
+__all__ = ["call_on_plain_tensors", "dot_product_attention", "needs_graph"]
 
 _library = torch.library.Library("metafast", "FRAGMENT")
 # `statistics` is what the gradient needs of every query; `weights` has no columns unless they are asked for.

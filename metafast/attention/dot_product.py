@@ -94,14 +94,11 @@ def dot_product_attention(
             query, key, value, key_mask, key_lengths, causal, scale, return_weights, False
         )
     if _arrays.is_torch(query):
-        from metafast import _torch_calls
-        from metafast.attention import _dot_product_torch
+        from metafast.attention import _dot_product_torch as room
 
-        if _torch_calls.needs_graph(query, key, value):
-            return _dot_product_torch.dot_product_attention(
-                query, key, value, key_mask, key_lengths, causal, scale, return_weights
-            )
-        result = _torch_calls.call_on_plain_tensors(
+        if room.needs_graph(query, key, value):
+            return room.dot_product_attention(query, key, value, key_mask, key_lengths, causal, scale, return_weights)
+        result = room.call_on_plain_tensors(
             _core.dot_product_attention,
             query, key, value, key_mask, key_lengths, causal, scale, return_weights, False,
         )  # fmt: skip
