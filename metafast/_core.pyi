@@ -40,6 +40,31 @@ def affine_scan(
     time_axis: int,
     forwards: bool,
 ) -> NDArray[np.floating[Any]]: ...
+def dot_product_attention(
+    query: NDArray[np.floating[Any]],
+    key: NDArray[np.floating[Any]],
+    value: NDArray[np.floating[Any]],
+    key_mask: NDArray[Any] | None,
+    key_lengths: NDArray[np.integer[Any]] | None,
+    causal: bool,
+    scale: float,
+    return_weights: bool,
+    return_statistics: bool,
+) -> Any: ...
+def dot_product_attention_gradient(
+    query: NDArray[np.floating[Any]],
+    key: NDArray[np.floating[Any]],
+    value: NDArray[np.floating[Any]],
+    key_mask: NDArray[Any] | None,
+    key_lengths: NDArray[np.integer[Any]] | None,
+    causal: bool,
+    scale: float,
+    context: NDArray[np.floating[Any]],
+    statistics: NDArray[np.floating[Any]],
+    weights: NDArray[np.floating[Any]] | None,
+    context_gradient: NDArray[np.floating[Any]],
+    weights_gradient: NDArray[np.floating[Any]] | None,
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
 def vector_math(
     function: str, x: NDArray[np.float32] | NDArray[np.float64], out: NDArray[np.float32] | NDArray[np.float64]
 ) -> None: ...

@@ -11,21 +11,35 @@ from torch import Tensor
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
+# Looked up once, because a small call is made of such look-ups.
+_functorch_stack = torch._C._functorch.peek_interpreter_stack
+_num_dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
+_forward_ad = torch.autograd.forward_ad
+_Parameter = torch.nn.Parameter
+_PLAIN_VALUES = (float, int, bool)
+
+
 def needs_graph(*tensors: Any) -> bool:
     """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors."""
     if torch.compiler.is_compiling():
         return True
     if (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
+        _functorch_stack() is not None
+        or _num_dispatch_modes() > 0
+        or _forward_ad._current_level >= 0
+        or _tracing_state() is not None
     ):
         return True
-    floats = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
-        return True
-    return any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in floats)
+    differentiates = torch.is_grad_enabled()
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind is Tensor or kind is _Parameter:
+            if differentiates and tensor.requires_grad:
+                return True
+        elif isinstance(tensor, Tensor):
+            return True
+    return False
 
 
 def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:
@@ -35,11 +49,12 @@ def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:
     """
     views: list[Any] = []
     for argument in arguments:
-        if type(argument) in (Tensor, torch.nn.Parameter):
+        kind = type(argument)
+        if kind is Tensor or kind is torch.nn.Parameter:
             if not argument.is_cpu or argument.dtype in HALF_PRECISION:
                 return None
             views.append(argument.detach().numpy() if argument.requires_grad else argument.numpy())
-        elif argument is None or type(argument) in (float, int, bool):
+        elif argument is None or kind in _PLAIN_VALUES:
             views.append(argument)
         else:
             return None

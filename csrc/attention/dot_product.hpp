@@ -24,8 +24,8 @@ struct DotProduct {
   bool causal = false;  // query i sees the keys up to i
   T scale = T(1);
   View<T> context;
-  // What the gradient needs of each query [.., queries, 2]: its largest score times log2(e), and 1 / (the sum of
-  // 2^(score log2(e) - largest)). Optional.
+  // What the gradient needs of each query [.., queries, 2]: its largest score, and 1 / (the sum of
+  // exp(score - largest)). Optional.
   View<T> statistics;
   View<T> weights;  // [.., queries, keys], optional
 };

@@ -61,7 +61,7 @@ template <class T>
   using P = Pack<T, W>;
   const std::int64_t end = whole_vectors<T>(count);
   for (std::int64_t i = 0; i < end; i += W) {
-    const auto weight = power_of_two<T, W>(P::load(scores + i) - P::fill(largest)) * P::fill(inverse_sum);
+    const auto weight = exponential<T, W>(P::load(scores + i) - P::fill(largest)) * P::fill(inverse_sum);
     auto of_weight = P::load(gradient + i) - P::fill(delta);
     if (weights_gradient != nullptr) of_weight += P::load(weights_gradient + i);
     P::store(scores + i, weight);

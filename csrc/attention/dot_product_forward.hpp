@@ -2,8 +2,7 @@
 // Dao et al., "FlashAttention", NeurIPS 2022): keys come in tiles, each query keeps its largest score and its sum of
 // exponentials, and what it has summed up is rescaled when a tile brings a larger score. Queries times keys exist for
 // one block and tile at a time.
-//
-// All scores are in units of log2(e) here, so that the exponential is a power of two. For kernel files only.
+// For kernel files only.
 #pragma once
 
 #include "attention/key_tile.hpp"
@@ -11,8 +10,6 @@
 
 namespace metafast::attention {
 namespace {
-
-constexpr double kLog2E = 0x1.71547652b82fep+0;
 
 // Up to this many rows the scores are dot products of rows; for more it pays to transpose the keys.
 constexpr std::int64_t kFewRows = 4;
@@ -36,14 +33,13 @@ template <class T>
   });
 }
 
-// The queries times scale log2(e), next to each other.
+// The queries times the scale, next to each other.
 template <class T>
 void scale_queries(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t width, T scale, T* to) {
-  const T factor = static_cast<T>(static_cast<double>(scale) * kLog2E);
   for (std::int64_t row = 0; row < rows; ++row)
     for_lanes<T>(0, width, [&](auto lanes, std::int64_t i) {
       using P = Pack<T, decltype(lanes)::value>;
-      P::store(to + row * width + i, P::load(from + row * stride + i) * P::fill(factor));
+      P::store(to + row * width + i, P::load(from + row * stride + i) * P::fill(scale));
     });
 }
 
@@ -96,7 +92,7 @@ template <class T>
   const T top = largest_lane<T, W>(tops);
   if (top > largest) {
     if (largest > kLowest<T>) {
-      const T factor = power_of_two_of(largest - top);
+      const T factor = exponential_of(largest - top);
       scale_row(sums, W, factor);
       scale_row(context, value_width, factor);
     }
@@ -104,7 +100,7 @@ template <class T>
   }
 }
 
-// Turns `count` scores, rounded up to whole vectors, into 2^(score - largest) and adds them to the sums.
+// Turns `count` scores, rounded up to whole vectors, into exp(score - largest) and adds them to the sums.
 template <class T>
 [[gnu::always_inline]] inline void exponentiate(T* scores, std::int64_t count, T largest, T* sums) {
   constexpr int W = kLanes<T>;
@@ -113,7 +109,7 @@ template <class T>
   const auto base = P::fill(largest > kLowest<T> ? largest : T(0));
   auto total = P::load(sums);
   for (std::int64_t i = 0; i < count; i += W) {
-    const auto power = power_of_two<T, W>(P::load(scores + i) - base);
+    const auto power = exponential<T, W>(P::load(scores + i) - base);
     total += power;
     P::store(scores + i, power);
   }
@@ -148,11 +144,11 @@ void finish_weights(const DotProduct<T>& p, std::int64_t batch, std::int64_t que
   const std::int64_t seen = p.causal && query + 1 < end ? query + 1 : end;
   for_lanes<T>(0, seen, [&](auto lanes, std::int64_t i) {
     if constexpr (decltype(lanes)::value == 1) {
-      weights[i] = power_of_two_of(weights[i] - largest) * inverse_sum;
+      weights[i] = exponential_of(weights[i] - largest) * inverse_sum;
     } else {
       using P = Pack<T, decltype(lanes)::value>;
       const auto difference = P::load(weights + i) - P::fill(largest);
-      P::store(weights + i, power_of_two<T, decltype(lanes)::value>(difference) * P::fill(inverse_sum));
+      P::store(weights + i, exponential<T, decltype(lanes)::value>(difference) * P::fill(inverse_sum));
     }
   });
   if (p.selection.mask != nullptr)

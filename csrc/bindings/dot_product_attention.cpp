@@ -74,17 +74,18 @@ void run(void (*kernel)(const Arguments&, std::int64_t, T*), const Arguments& ar
 
 bool given(py::handle value) { return value && !value.is_none(); }
 
-// Calls function(T()) with the floating type of `query`, or raises.
+py::array query_array(py::handle value) {
+  const py::array query = attention_array(value, "query", no_array(), "", {kAny, kAny, kAny, kAny});
+  const int type = query.dtype().num();
+  if (type != py::detail::npy_api::NPY_FLOAT_ && type != py::detail::npy_api::NPY_DOUBLE_)
+    throw py::type_error("query has dtype " + dtype_text(query) + "; expected float32 or float64");
+  return query;
+}
+
+// Calls function(T()) with the floating type of `query`.
 template <class Function>
 auto with_float_type(const py::array& query, Function&& function) {
-  switch (query.dtype().num()) {
-    case py::detail::npy_api::NPY_FLOAT_:
-      return function(float());
-    case py::detail::npy_api::NPY_DOUBLE_:
-      return function(double());
-    default:
-      throw py::type_error("query has dtype " + dtype_text(query) + "; expected float32 or float64");
-  }
+  return query.dtype().num() == py::detail::npy_api::NPY_FLOAT_ ? function(float()) : function(double());
 }
 
 // Query, key, value and which keys take part, checked against one another.
@@ -95,7 +96,7 @@ struct Inputs {
   attention::KeySelection selection;
 
   Inputs(py::handle query_in, py::handle key_in, py::handle value_in, py::handle mask_in, py::handle lengths_in)
-      : query(attention_array(query_in, "query", no_array(), "", {kAny, kAny, kAny, kAny})),
+      : query(query_array(query_in)),
         key(attention_array(key_in, "key", query, "query", {query.shape(0), query.shape(1), kAny, query.shape(3)})),
         value(attention_array(value_in, "value", query, "query", {query.shape(0), query.shape(1), key.shape(2), kAny})),
         extents{query.shape(0), query.shape(1), query.shape(2), key.shape(2), query.shape(3), value.shape(3)},

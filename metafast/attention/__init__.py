@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from metafast.attention.additive import PreparedKeys, additive_attention, prepare
+from metafast.attention.dot_product import dot_product_attention
 
 if TYPE_CHECKING:
     from metafast.attention.module import AdditiveAttention
 
-__all__ = ["AdditiveAttention", "PreparedKeys", "additive_attention", "prepare"]
+__all__ = ["AdditiveAttention", "PreparedKeys", "additive_attention", "dot_product_attention", "prepare"]
 
 
 def __getattr__(name: str) -> Any:

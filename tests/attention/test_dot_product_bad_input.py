@@ -1,0 +1,71 @@
+"""What dot-product attention refuses, and what it says."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from metafast.attention import dot_product_attention
+
+GOOD = {
+    "query": np.zeros((2, 3, 4, 5), np.float32),
+    "key": np.zeros((2, 3, 6, 5), np.float32),
+    "value": np.zeros((2, 3, 6, 7), np.float32),
+}
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"query": zeros(2, 3, 5)}, ValueError, "query has shape (2, 3, 5)"),
+        ({"key": zeros(2, 3, 6, 4)}, ValueError, "key has shape (2, 3, 6, 4), expected (2, 3, any, 5)"),
+        ({"key": zeros(2, 1, 6, 5)}, ValueError, "key has shape (2, 1, 6, 5)"),
+        ({"value": zeros(2, 3, 5, 7)}, ValueError, "value has shape (2, 3, 5, 7), expected (2, 3, 6, any)"),
+        ({"value": zeros(2, 3, 6, 7, dtype=np.float64)}, TypeError, "value has dtype float64, but query has float32"),
+        ({"query": zeros(2, 3, 4, 5, dtype=np.int64)}, TypeError, "query has dtype int64"),
+        ({"query": [[[[1.0]]]]}, TypeError, "query"),
+        ({"key_mask": zeros(2, 5)}, ValueError, "key_mask has shape (2, 5), expected (2, 6)"),
+        ({"key_mask": np.full((2, 6), "x")}, TypeError, "key_mask"),
+        ({"key_lengths": zeros(3, dtype=np.int64)}, ValueError, "key_lengths has shape (3,), expected (2,)"),
+        ({"key_lengths": zeros(2)}, TypeError, "key_lengths has dtype float32; expected integers"),
+        ({"key_lengths": np.array([1, 7])}, ValueError, "key_lengths[1] is 7, expected 0 to 6"),
+        ({"key_lengths": np.array([-1, 2])}, ValueError, "key_lengths[0] is -1"),
+        ({"key": np.ma.masked_array(zeros(2, 3, 6, 5))}, TypeError, "key"),
+        ({"key": zeros(2, 3, 6, 5, dtype=">f4")}, TypeError, "key"),
+        ({"scale": "large"}, ValueError, "large"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        dot_product_attention(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"query": torch.zeros(3, 5)}, ValueError, "query has shape (3, 5)"),
+        ({"key": torch.zeros(2, 3, 6, 4)}, ValueError, "key has shape (2, 3, 6, 4)"),
+        ({"value": torch.zeros(2, 3, 5, 7)}, ValueError, "value has shape (2, 3, 5, 7)"),
+        ({"key": torch.zeros(2, 3, 6, 5, dtype=torch.float64)}, TypeError, "key has dtype float64"),
+        ({"query": torch.zeros(2, 3, 4, 5, dtype=torch.int64)}, TypeError, "dtype"),
+        ({"key_mask": torch.zeros(2, 5)}, ValueError, "key_mask has shape (2, 5)"),
+        ({"key_lengths": torch.tensor([1, 7])}, ValueError, "key_lengths[1] is 7"),
+        ({"key_lengths": torch.tensor([1])}, ValueError, "key_lengths has shape (1,)"),
+        ({"key_lengths": torch.zeros(2)}, TypeError, "key_lengths has dtype float32"),
+        ({"value": GOOD["value"]}, TypeError, "value is a numpy array, but query is a torch array"),
+    ],
+)
+def test_bad_tensors_are_named(changes, error, message, requires_grad):
+    tensors = {name: torch.from_numpy(array) for name, array in GOOD.items()}
+    arguments = {**tensors, **changes}
+    for argument in arguments.values():
+        if isinstance(argument, torch.Tensor) and argument.ndim == 4 and argument.is_floating_point():
+            argument.requires_grad_(requires_grad)
+    with pytest.raises(error, match=re.escape(message)):
+        dot_product_attention(**arguments)

@@ -1,0 +1,243 @@
+"""Gradients of dot-product attention, of first and higher order, and under torch's transforms."""
+
+import numpy as np
+import pytest
+import torch
+from attention import dot_product_reference as reference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import metafast
+from metafast import _core
+from metafast.attention import dot_product_attention
+
+SELECTIONS = {
+    "all": {},
+    "mask": {"key_mask": np.array([[1, 0, 1, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0]])},
+    "lengths and causal": {"key_lengths": np.array([3, 7]), "causal": True},
+    "everything": {
+        "key_mask": np.array([[0, 1, 1, 0, 1, 1, 1], [1, 1, 0, 1, 0, 1, 1]]),
+        "key_lengths": np.array([5, 7]),
+        "causal": True,
+        "scale": -0.6,
+    },
+}
+
+
+def tensors(*extents, dtype=torch.float64, requires_grad=True, seed=0):
+    batch, heads, queries, keys, width, value_width = extents
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(batch, heads, *shape, generator=generator, dtype=dtype).requires_grad_(requires_grad)
+        for shape in ((queries, width), (keys, width), (keys, value_width))
+    ]
+
+
+def to_torch(selection):
+    return {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in selection.items()}
+
+
+@st.composite
+def problems(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    batch, heads = draw(st.integers(0, 2)), draw(st.integers(1, 2))
+    queries, keys = draw(st.sampled_from([0, 1, 5, 24, 31, 50])), draw(st.sampled_from([0, 1, 3, 17, 128, 140]))
+    width, value_width = (draw(st.sampled_from([0, 1, 5, 16, 37])) for _ in range(2))
+    sizes = (queries, width), (keys, width), (keys, value_width), (queries, value_width), (queries, keys)
+    arrays = [rng.standard_normal((batch, heads, *size)).astype(dtype) for size in sizes]
+    selection = {"causal": draw(st.booleans())}
+    if draw(st.booleans()):
+        selection["key_mask"] = rng.random((batch, keys)) < draw(st.sampled_from([0.0, 0.3, 0.8]))
+    if draw(st.booleans()):
+        selection["key_lengths"] = rng.integers(0, keys + 1, batch)
+    scale = draw(st.sampled_from([0.0, 0.5, -1.0]))
+    return arrays, selection, scale, draw(st.booleans())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems())
+def test_the_kernel_has_the_gradients_of_the_formulas(isa, problem):
+    arrays, selection, scale, with_weights = problem
+    inputs = [torch.from_numpy(array).requires_grad_() for array in arrays[:3]]
+    outputs = dot_product_attention(*inputs, **to_torch(selection), scale=scale, return_weights=True)
+    cotangents = tuple(map(torch.from_numpy, arrays[3:]))
+    if not with_weights:
+        outputs, cotangents = outputs[:1], cotangents[:1]
+    results = torch.autograd.grad(outputs, inputs, cotangents)
+    expected = reference.gradients(
+        *arrays[:3], arrays[3].astype(float), arrays[4].astype(float) if with_weights else None, scale, **selection
+    )
+    tolerance = 1e-4 if arrays[0].dtype == np.float32 else 1e-11
+    for result, wanted in zip(results, expected, strict=True):
+        assert_allclose(result.numpy(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("return_weights", [False, True])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_gradcheck_of_both_orders(selection, return_weights):
+    options = to_torch(SELECTIONS[selection])
+
+    def function(*inputs):
+        return dot_product_attention(*inputs, **options, return_weights=return_weights)
+
+    inputs = tensors(2, 2, 4, 7, 3, 5)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_the_third_order_is_that_of_torch():
+    inputs = tensors(1, 2, 3, 4, 3, 2)
+
+    def third(function):
+        (first,) = torch.autograd.grad(function(*inputs).sin().sum(), inputs[0], create_graph=True)
+        (second,) = torch.autograd.grad(first.sin().sum(), inputs[1], create_graph=True)
+        return torch.autograd.grad(second.sin().sum(), inputs)
+
+    def plain(query, key, value):
+        return torch.softmax(query @ key.mT / 3**0.5, -1) @ value
+
+    for result, expected in zip(third(dot_product_attention), third(plain), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_garbage_in_a_masked_key_reaches_no_gradient(isa):
+    inputs = tensors(2, 2, 30, 140, 9, 9)
+    takes = torch.rand(2, 140, generator=torch.Generator().manual_seed(1)) < 0.5
+    query, key, value = inputs
+    dirty = [query] + [
+        torch.where(takes[:, None, :, None], tensor, torch.nan).detach().requires_grad_() for tensor in (key, value)
+    ]
+    found = []
+    for arguments in (inputs, dirty):
+        loss = dot_product_attention(*arguments, key_mask=takes).sin().sum()
+        first = torch.autograd.grad(loss, arguments, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.sin().sum() for gradient in first), arguments)
+        found.append((*first, *second))
+    for clean, result in zip(*found, strict=True):
+        assert clean.isfinite().all()
+        torch.testing.assert_close(result, clean, rtol=1e-9, atol=1e-12)
+
+
+def test_nan_in_one_query_reaches_no_gradient_of_later_keys_or_other_queries(isa):
+    inputs = tensors(1, 1, 60, 60, 9, 9)
+    clean = torch.autograd.grad(dot_product_attention(*inputs, causal=True).sum(), inputs)
+    with torch.no_grad():
+        inputs[0][0, 0, 20, 1] = torch.nan
+    dirty = torch.autograd.grad(dot_product_attention(*inputs, causal=True).sum(), inputs)
+    others = torch.arange(60) != 20
+    torch.testing.assert_close(dirty[0][:, :, others], clean[0][:, :, others])
+    for result, was in zip(dirty[1:], clean[1:], strict=True):
+        torch.testing.assert_close(result[:, :, 21:], was[:, :, 21:])
+        assert result[:, :, :21].isnan().all()
+
+
+def test_any_number_of_threads_gives_the_same_gradients(restore_num_threads):
+    inputs = tensors(5, 3, 150, 140, 40, 40, dtype=torch.float32)
+    results = []
+    for num_threads in (1, 2, 5):
+        metafast.set_num_threads(num_threads)
+        results.append(torch.autograd.grad(dot_product_attention(*inputs).sin().sum(), inputs))
+    for result, *others in zip(*results, strict=True):
+        assert all(torch.equal(result, other) for other in others)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_compiled_call_is_the_same(selection):
+    options = to_torch(SELECTIONS[selection])
+
+    def function(query, key, value):
+        context, weights = dot_product_attention(2 * query, key, value, **options, return_weights=True)
+        return context.sin().sum() + weights.cos().sum()
+
+    inputs = tensors(2, 2, 4, 7, 3, 5)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), function(*inputs))
+    results, expected = (torch.autograd.grad(call(*inputs), inputs) for call in (compiled, function))
+    torch.testing.assert_close(results, expected)
+
+
+def test_a_compiled_call_without_gradients():
+    inputs = tensors(2, 2, 4, 7, 3, 5, requires_grad=False)
+    compiled = torch.compile(
+        lambda *arguments: dot_product_attention(*arguments, causal=True) + 1, fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(*inputs), dot_product_attention(*inputs, causal=True) + 1)
+
+
+@pytest.mark.parametrize("return_weights", [False, True])
+def test_the_operations_pass_opcheck(return_weights):
+    query, key, value = tensors(2, 2, 4, 7, 3, 5)
+    mask, lengths = torch.ones(2, 7), torch.tensor([3, 7])
+    arguments = (query, key, value, mask, lengths, True, 0.5, return_weights)
+    torch.library.opcheck(torch.ops.metafast.dot_product_attention.default, arguments)
+    context, statistics, weights = torch.ops.metafast.dot_product_attention(*arguments)
+    gradients = torch.ones_like(context), torch.ones_like(weights) if return_weights else None
+    saved = context.detach(), statistics.detach(), weights.detach(), *gradients
+    torch.library.opcheck(torch.ops.metafast.dot_product_attention_gradient.default, (*arguments[:7], *saved))
+
+
+def test_torch_func_sees_through():
+    query, key, value = tensors(3, 2, 4, 5, 3, 2, requires_grad=False)
+
+    def loss(query, key, value):
+        return dot_product_attention(query, key, value).sin().sum()
+
+    query.requires_grad_()
+    (expected,) = torch.autograd.grad(loss(query, key, value), query, create_graph=True)
+    (second,) = torch.autograd.grad(expected.sin().sum(), query)
+    query = query.detach()
+    torch.testing.assert_close(torch.func.grad(loss)(query, key, value), expected.detach())
+    nested = torch.func.grad(lambda query: torch.func.grad(loss)(query, key, value).sin().sum())
+    torch.testing.assert_close(nested(query), second)
+
+    per_entry = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None, 0))
+    results = per_entry(query[:, None], key[:1], value[:, None])
+    for entry in range(3):
+        one = torch.func.grad(loss)(query[entry, None], key[:1], value[entry, None])
+        torch.testing.assert_close(results[entry], one)
+
+
+def test_vmap_of_masks():
+    query, key, value = tensors(2, 2, 4, 5, 3, 2, requires_grad=False)
+    masks = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    results = torch.func.vmap(lambda mask: dot_product_attention(query, key, value, key_mask=mask))(masks)
+    for mask, result in zip(masks, results, strict=True):
+        torch.testing.assert_close(result, dot_product_attention(query, key, value, key_mask=mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    inputs = [tensor.to(dtype).detach() for tensor in tensors(2, 2, 6, 7, 8, 5, dtype=torch.float32)]
+    wide = [tensor.float() for tensor in inputs]
+    expected = dot_product_attention(*wide, return_weights=True)
+    for result, wanted in zip(dot_product_attention(*inputs, return_weights=True), expected, strict=True):
+        assert torch.equal(result, wanted.to(dtype))
+    for tensor in (*inputs, *wide):
+        tensor.requires_grad_()
+    results = torch.autograd.grad(dot_product_attention(*inputs).float().sum(), inputs)
+    expected = torch.autograd.grad(dot_product_attention(*wide).sum(), wide)
+    for result, wanted in zip(results, expected, strict=True):
+        assert torch.equal(result, wanted.to(dtype))
+
+
+def test_no_quadratic_memory_in_the_first_order():
+    inputs = tensors(1, 1, 4096, 4096, 8, 8, dtype=torch.float32)
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.numel()) or tensor, lambda x: x):
+        context = dot_product_attention(*inputs)
+    assert max(seen) <= 4096 * 8
+    results = _core.dot_product_attention(*(x.detach().numpy() for x in inputs), None, None, False, 0.3, False, True)
+    assert [array.shape[-1] for array in results] == [8, 2]
+    assert torch.autograd.grad(context.sum(), inputs)[0].isfinite().all()
+
+
+def test_numpy_and_torch_have_the_same_bits():
+    inputs = tensors(2, 2, 9, 11, 8, 5, dtype=torch.float32)
+    with torch.no_grad():
+        plain = dot_product_attention(*inputs, causal=True)
+    recorded = dot_product_attention(*inputs, causal=True).detach()
+    arrays = dot_product_attention(*(tensor.detach().numpy() for tensor in inputs), causal=True)
+    assert_array_equal(plain.numpy(), arrays)
+    assert_array_equal(recorded.numpy(), arrays)
