@@ -50,7 +50,7 @@ def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:
     views: list[Any] = []
     for argument in arguments:
         kind = type(argument)
-        if kind is Tensor or kind is torch.nn.Parameter:
+        if kind is Tensor or kind is _Parameter:
             if not argument.is_cpu or argument.dtype in HALF_PRECISION:
                 return None
             views.append(argument.detach().numpy() if argument.requires_grad else argument.numpy())

@@ -27,11 +27,14 @@ def differentiate(tensors):
 
 differentiate(inputs(3, 4))  # what torch sets up at its first calls
 tensors = inputs(queries, keys)
-size = int(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1))
-resource.setrlimit(resource.RLIMIT_AS, ((size << 10) + (240 << 20),) * 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def kibibytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1))
+
+resource.setrlimit(resource.RLIMIT_AS, ((kibibytes("VmSize") << 10) + (240 << 20),) * 2)
+before = kibibytes("VmHWM")
 differentiate(tensors)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((kibibytes("VmHWM") - before) / 1024)
 """
 
 
