@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 import metafast
+import metafast.attention
 import metafast.envs
 
 
@@ -77,9 +78,36 @@ def _bench_returns() -> list[dict[str, Any]]:
     return rows
 
 
+def _numpy_additive(query: np.ndarray, key: np.ndarray, value: np.ndarray, score_weight: np.ndarray) -> np.ndarray:
+    scores = np.tanh(query[:, :, None] + key[:, None]) @ score_weight
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    context: np.ndarray = weights / weights.sum(-1, keepdims=True) @ value
+    return context
+
+
+def _bench_attention() -> list[dict[str, Any]]:
+    rows = []
+    for batch, queries, keys, width in ((32, 1, 32, 64), (64, 16, 64, 128), (16, 128, 128, 128)):
+        rng = np.random.default_rng(0)
+        query = rng.standard_normal((batch, queries, width), dtype=np.float32)
+        key, value = rng.standard_normal((2, batch, keys, width), dtype=np.float32)
+        arguments = query, key, value, rng.standard_normal(width, dtype=np.float32)
+
+        def ours(arguments: Any = arguments) -> Any:
+            return metafast.attention.additive_attention(*arguments)
+
+        def theirs(arguments: Any = arguments) -> Any:
+            return _numpy_additive(*arguments)
+
+        np.testing.assert_allclose(ours(), theirs(), rtol=1e-3, atol=1e-3)
+        what = f"additive, ({batch}, {queries}, {keys}, {width})"
+        rows.append(_row(what, "NumPy", _best_seconds(ours), _best_seconds(theirs)))
+    return rows
+
+
 def run(room: str | None) -> list[dict[str, Any]]:
     """Measure one room, or all."""
-    rooms = {"envs": _bench_envs, "returns": _bench_returns}
+    rooms = {"envs": _bench_envs, "returns": _bench_returns, "attention": _bench_attention}
     return [row for name, bench in rooms.items() if room in (None, name) for row in bench()]
 
 

@@ -80,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="directory that `metafast train` wrote")
 
     bench = commands.add_parser("bench", help="time metafast beside NumPy, torch and gymnasium", allow_abbrev=False)
-    bench.add_argument("room", nargs="?", choices=("envs", "returns"), metavar="ROOM", help="envs or returns; all")
+    bench.add_argument(
+        "room",
+        nargs="?",
+        choices=("envs", "returns", "attention"),
+        metavar="ROOM",
+        help="envs, returns, attention; all",
+    )
     bench.set_defaults(run=_bench)
 
     info = commands.add_parser("info", help="versions, instruction set, threads, CUDA devices", allow_abbrev=False)
