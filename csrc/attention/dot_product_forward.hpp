@@ -66,6 +66,7 @@ template <class T>
                                  std::int64_t width, T* scores) {
   constexpr int W = kLanes<T>;
   constexpr int kTogether = W < 8 ? W : 8;  // as many row addresses as fit the registers
+  const auto ahead = static_cast<std::uintptr_t>(stride) * W * sizeof(T);
   using P = Pack<T, W>;
   for (std::int64_t first = 0; first < tile.count; first += W) {
     typename P::Real sums[W];
@@ -81,8 +82,11 @@ template <class T>
       for (std::int64_t step = 0; step < whole; step += W) {
         const auto from_query = P::load(query + step);
 #pragma GCC unroll 8
-        for (int i = 0; i < kTogether; ++i)
+        for (int i = 0; i < kTogether; ++i) {
           sums[group + i] = P::multiply_add(from_query, P::load(rows[i] + step), sums[group + i]);
+          // One query waits for memory: fetch the keys after these, a hint that may point past the last.
+          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(rows[i] + step) + ahead));
+        }
       }
     }
     typename P::Real total = sums_of_lanes<T, W>(sums);
