@@ -84,7 +84,9 @@ constexpr std::int64_t kScratchAlignment = 64;
 
 constexpr std::int64_t kMostLanes = 16;  // of a vector, at any level
 
-static inline std::int64_t padded(std::int64_t elements) { return (elements + kMostLanes - 1) / kMostLanes * kMostLanes; }
+static inline std::int64_t padded(std::int64_t elements) {
+  return (elements + kMostLanes - 1) / kMostLanes * kMostLanes;
+}
 
 
 static inline std::int64_t scratch_elements(const Extents& extents) {

@@ -235,7 +235,8 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
           for (std::int64_t i = 0; i < limits[row]; ++i) to[tile.index[i]] = row_scores[i];
         }
         raise_largest(row_scores, limits[row], scale.factor, scratch.largest[first + row],
-                      scratch.sums + (first + row) * kLanes<T>, context + (first + row) * p.context.row_stride, value_width);
+                      scratch.sums + (first + row) * kLanes<T>, context + (first + row) * p.context.row_stride,
+                      value_width);
       }
       // In a loop of their own, because these wait for nothing and so fill the pipeline.
       for (std::int64_t row = 0; row < count; ++row)
