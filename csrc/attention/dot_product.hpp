@@ -24,8 +24,8 @@ struct DotProduct {
   bool causal = false;  // query i sees the keys up to i
   T scale = T(1);
   View<T> context;
-  // What the gradient needs of each query [.., queries, 2]: its largest score, and 1 / (the sum of
-  // exp(score - largest)). Optional.
+  // What the gradient needs of each query [.., queries, 2]: its largest score, as Scaling of
+  // dot_product_forward.hpp has it, and 1 / (the sum of the exponentials less that). Optional.
   View<T> statistics;
   View<T> weights;  // [.., queries, keys], optional
 };
@@ -84,7 +84,9 @@ constexpr std::int64_t kScratchAlignment = 64;
 
 constexpr std::int64_t kMostLanes = 16;  // of a vector, at any level
 
-static inline std::int64_t padded(std::int64_t elements) { return (elements + kMostLanes - 1) / kMostLanes * kMostLanes; }
+static inline std::int64_t padded(std::int64_t elements) {
+  return (elements + kMostLanes - 1) / kMostLanes * kMostLanes;
+}
 
 
 static inline std::int64_t scratch_elements(const Extents& extents) {

@@ -56,12 +56,14 @@ template <class T>
 // `weights_gradient` is null or that of the tile's keys.
 template <class T>
 [[gnu::always_inline]] inline void differentiate_row(T* scores, T* gradient, const T* weights_gradient,
-                                                     std::int64_t count, T largest, T inverse_sum, T delta, T scale) {
+                                                     std::int64_t count, T factor, T largest, T inverse_sum, T delta,
+                                                     T scale) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   const std::int64_t end = whole_vectors<T>(count);
   for (std::int64_t i = 0; i < end; i += W) {
-    const auto weight = exponential<T, W>(P::load(scores + i) - P::fill(largest)) * P::fill(inverse_sum);
+    const auto x = (P::load(scores + i) - P::fill(largest)) * P::fill(factor);
+    const auto weight = power_of_two<T, W>(x) * P::fill(inverse_sum);
     auto of_weight = P::load(gradient + i) - P::fill(delta);
     if (weights_gradient != nullptr) of_weight += P::load(weights_gradient + i);
     P::store(scores + i, weight);
@@ -86,6 +88,8 @@ void add_gradients(const DotProductGradient<T>& p, std::int64_t problem, const B
   const std::int64_t length = p.selection.end(batch, extents.keys);
   const std::int64_t end = p.causal && extents.queries < length ? extents.queries : length;
 
+  const Scaling<T> scale = scaling(p.scale);
+  const bool few = extents.queries <= kFewRows;
   KeyTile tile;
   for (std::int64_t row = 0; row < extents.queries; ++row) {
     fill_row(query_gradient + row * p.query_gradient.row_stride, width, T(0));
@@ -113,9 +117,11 @@ void add_gradients(const DotProductGradient<T>& p, std::int64_t problem, const B
 
   KeyWalk walk{p.selection, batch, end};
   while (walk.take(tile)) {
-    pack_transposed(tile, key, p.key.row_stride, width, scratch.packed_keys);
-    pack_transposed(tile, value, p.value.row_stride, value_width, scratch.packed_values);
-    const Rows<T> keys = together(tile, key, p.key.row_stride, width, scratch.keys, true);
+    if (!few) {
+      pack_transposed(tile, key, p.key.row_stride, width, scratch.packed_keys);
+      pack_transposed(tile, value, p.value.row_stride, value_width, scratch.packed_values);
+    }
+    const Rows<T> keys = together(tile, key, p.key.row_stride, width, scratch.keys, !few);
     fill_row(scratch.key_gradient, tile.count * width, T(0));
     fill_row(scratch.value_gradient, tile.count * value_width, T(0));
     for (std::int64_t block = 0; block < extents.queries; block += kBlockRows) {
@@ -124,15 +130,25 @@ void add_gradients(const DotProductGradient<T>& p, std::int64_t problem, const B
       while (first < block_end && tile.limit(p.causal, first) == 0) ++first;
       const std::int64_t count = block_end - first;
       if (count == 0) continue;
-      std::int64_t limits[kBlockRows];
+      std::int64_t limits[kBlockRows] = {};
       for (std::int64_t row = 0; row < count; ++row) limits[row] = tile.limit(p.causal, first + row);
       const T* queries = query + first * p.query.row_stride;
       const T* gradients = context_gradient + first * p.context_gradient.row_stride;
-      scale_queries(queries, p.query.row_stride, count, width, p.scale, scratch.queries);
-      multiply_packed(count, limits[count - 1], width, scratch.queries, width, scratch.packed_keys, scratch.weights,
-                      kTileKeys);
-      multiply_packed(count, limits[count - 1], value_width, gradients, p.context_gradient.row_stride,
-                      scratch.packed_values, scratch.score_gradient, kTileKeys);
+      const Rows<T> scaled =
+          scale_queries(Rows<T>{queries, p.query.row_stride}, count, width, scale.of_queries, scratch.queries);
+      if (few) {
+        for (std::int64_t row = 0; row < count; ++row) {
+          score_row(tile, scaled.data + row * scaled.stride, key, p.key.row_stride, width,
+                    scratch.weights + row * kTileKeys);
+          score_row(tile, gradients + row * p.context_gradient.row_stride, value, p.value.row_stride, value_width,
+                    scratch.score_gradient + row * kTileKeys);
+        }
+      } else {
+        multiply_packed(count, limits[count - 1], width, scaled.data, scaled.stride, scratch.packed_keys,
+                        scratch.weights, kTileKeys);
+        multiply_packed(count, limits[count - 1], value_width, gradients, p.context_gradient.row_stride,
+                        scratch.packed_values, scratch.score_gradient, kTileKeys);
+      }
       for (std::int64_t row = 0; row < count; ++row) {
         T of_weights[kTileKeys];
         if (p.weights_gradient) {
@@ -142,7 +158,7 @@ void add_gradients(const DotProductGradient<T>& p, std::int64_t problem, const B
         }
         const T* numbers = statistics + (first + row) * p.statistics.row_stride;
         differentiate_row(scratch.weights + row * kTileKeys, scratch.score_gradient + row * kTileKeys,
-                          p.weights_gradient ? of_weights : nullptr, limits[row], numbers[0], numbers[1],
+                          p.weights_gradient ? of_weights : nullptr, limits[row], scale.factor, numbers[0], numbers[1],
                           scratch.delta[first + row], p.scale);
       }
       multiply_transposed_to_limits(count, value_width, tile.count, limits, scratch.weights, kTileKeys, gradients,

@@ -33,14 +33,31 @@ template <class T>
   });
 }
 
-// The queries times the scale, next to each other.
+// exp(scale (score - largest)) is 2^(factor (score - largest)) of scores without the scale: the scale costs nothing.
+// Where it is not a positive number, or so large that the factor is infinite, the queries are multiplied by it instead.
 template <class T>
-void scale_queries(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t width, T scale, T* to) {
+struct Scaling {
+  T of_queries;
+  T factor;
+};
+
+template <class T>
+Scaling<T> scaling(T scale) {
+  constexpr T log2_e = T(0x1.71547652b82fep+0);
+  if (scale > T(0) && scale * log2_e < -kLowest<T>) return {T(1), scale * log2_e};
+  return {scale, log2_e};
+}
+
+// The queries times what Scaling says: `scaled` where that is not 1, else where they are.
+template <class T>
+Rows<T> scale_queries(Rows<T> queries, std::int64_t rows, std::int64_t width, T scale, T* scaled) {
+  if (scale == T(1)) return queries;
   for (std::int64_t row = 0; row < rows; ++row)
     for_lanes<T>(0, width, [&](auto lanes, std::int64_t i) {
       using P = Pack<T, decltype(lanes)::value>;
-      P::store(to + row * width + i, P::load(from + row * stride + i) * P::fill(scale));
+      P::store(scaled + row * width + i, P::load(queries.data + row * queries.stride + i) * P::fill(scale));
     });
+  return {scaled, width};
 }
 
 // The scores of one query with the tile's keys, rounded up to whole vectors.
@@ -49,6 +66,7 @@ template <class T>
                                  std::int64_t width, T* scores) {
   constexpr int W = kLanes<T>;
   constexpr int kTogether = W < 8 ? W : 8;  // as many row addresses as fit the registers
+  const auto ahead = static_cast<std::uintptr_t>(stride) * W * sizeof(T);
   using P = Pack<T, W>;
   for (std::int64_t first = 0; first < tile.count; first += W) {
     typename P::Real sums[W];
@@ -64,8 +82,11 @@ template <class T>
       for (std::int64_t step = 0; step < whole; step += W) {
         const auto from_query = P::load(query + step);
 #pragma GCC unroll 8
-        for (int i = 0; i < kTogether; ++i)
+        for (int i = 0; i < kTogether; ++i) {
           sums[group + i] = P::multiply_add(from_query, P::load(rows[i] + step), sums[group + i]);
+          // One query waits for memory: fetch the keys after these, a hint that may point past the last.
+          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(rows[i] + step) + ahead));
+        }
       }
     }
     typename P::Real total = sums_of_lanes<T, W>(sums);
@@ -81,8 +102,8 @@ template <class T>
 // Finds the largest of `count` scores and, where it is larger than any before, rescales what was summed so far. Scores
 // up to the next whole vector become -infinity.
 template <class T>
-[[gnu::always_inline]] inline void raise_largest(T* scores, std::int64_t count, T& largest, T* sums, T* context,
-                                                 std::int64_t value_width) {
+[[gnu::always_inline]] inline void raise_largest(T* scores, std::int64_t count, T factor, T& largest, T* sums,
+                                                 T* context, std::int64_t value_width) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   const std::int64_t end = whole_vectors<T>(count);
@@ -92,24 +113,24 @@ template <class T>
   const T top = largest_lane<T, W>(tops);
   if (top > largest) {
     if (largest > kLowest<T>) {
-      const T factor = exponential_of(largest - top);
-      scale_row(sums, W, factor);
-      scale_row(context, value_width, factor);
+      const T shrink = power_of_two_of((largest - top) * factor);
+      scale_row(sums, W, shrink);
+      scale_row(context, value_width, shrink);
     }
     largest = top;
   }
 }
 
-// Turns `count` scores, rounded up to whole vectors, into exp(score - largest) and adds them to the sums.
+// Turns `count` scores, rounded up to whole vectors, into 2^(factor (score - largest)) and adds them to the sums.
 template <class T>
-[[gnu::always_inline]] inline void exponentiate(T* scores, std::int64_t count, T largest, T* sums) {
+[[gnu::always_inline]] inline void exponentiate(T* scores, std::int64_t count, T factor, T largest, T* sums) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   // Scores of -infinity alone: 0 instead of the NaN of a difference, because a later tile may hold a number.
   const auto base = P::fill(largest > kLowest<T> ? largest : T(0));
   auto total = P::load(sums);
   for (std::int64_t i = 0; i < count; i += W) {
-    const auto power = exponential<T, W>(P::load(scores + i) - base);
+    const auto power = power_of_two<T, W>((P::load(scores + i) - base) * P::fill(factor));
     total += power;
     P::store(scores + i, power);
   }
@@ -139,16 +160,16 @@ struct ForwardScratch {
 
 // The weights of one query from its scores, which lie in their place: those of keys that it does not see become 0.
 template <class T>
-void finish_weights(const DotProduct<T>& p, std::int64_t batch, std::int64_t query, std::int64_t end, T largest,
-                    T inverse_sum, T* weights) {
+void finish_weights(const DotProduct<T>& p, std::int64_t batch, std::int64_t query, std::int64_t end, T factor,
+                    T largest, T inverse_sum, T* weights) {
   const std::int64_t seen = p.causal && query + 1 < end ? query + 1 : end;
   for_lanes<T>(0, seen, [&](auto lanes, std::int64_t i) {
     if constexpr (decltype(lanes)::value == 1) {
-      weights[i] = exponential_of(weights[i] - largest) * inverse_sum;
+      weights[i] = power_of_two_of((weights[i] - largest) * factor) * inverse_sum;
     } else {
       using P = Pack<T, decltype(lanes)::value>;
-      const auto difference = P::load(weights + i) - P::fill(largest);
-      P::store(weights + i, exponential<T, decltype(lanes)::value>(difference) * P::fill(inverse_sum));
+      const auto x = (P::load(weights + i) - P::fill(largest)) * P::fill(factor);
+      P::store(weights + i, power_of_two<T, decltype(lanes)::value>(x) * P::fill(inverse_sum));
     }
   });
   if (p.selection.mask != nullptr)
@@ -172,8 +193,10 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
   const std::int64_t length = p.selection.end(batch, extents.keys);
   const std::int64_t end = p.causal && begin + rows < length ? begin + rows : length;
 
-  scale_queries(p.query.of(extents, problem) + begin * p.query.row_stride, p.query.row_stride, rows, width, p.scale,
-                scratch.queries);
+  const Scaling<T> scale = scaling(p.scale);
+  const T* query = p.query.of(extents, problem) + begin * p.query.row_stride;
+  const Rows<T> all_queries =
+      scale_queries(Rows<T>{query, p.query.row_stride}, rows, width, scale.of_queries, scratch.queries);
   for (std::int64_t row = 0; row < rows; ++row) {
     scratch.largest[row] = kLowest<T>;
     fill_row(scratch.sums + row * kLanes<T>, kLanes<T>, T(0));
@@ -198,12 +221,12 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
       std::int64_t limits[kBlockRows];
       for (std::int64_t row = 0; row < count; ++row) limits[row] = tile.limit(p.causal, begin + first + row);
       T* scores = scratch.scores;
-      const T* queries = scratch.queries + first * width;
+      const Rows<T> queries{all_queries.data + first * all_queries.stride, all_queries.stride};
       if (few) {
         for (std::int64_t row = 0; row < count; ++row)
-          score_row(tile, queries + row * width, key, p.key.row_stride, width, scores + row * kTileKeys);
+          score_row(tile, queries.data + row * queries.stride, key, p.key.row_stride, width, scores + row * kTileKeys);
       } else {
-        multiply_packed(count, limits[count - 1], width, queries, width, scratch.keys, scores, kTileKeys);
+        multiply_packed(count, limits[count - 1], width, queries.data, queries.stride, scratch.keys, scores, kTileKeys);
       }
       for (std::int64_t row = 0; row < count; ++row) {
         T* row_scores = scores + row * kTileKeys;
@@ -211,12 +234,13 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
           T* to = weights + (first + row) * p.weights.row_stride;
           for (std::int64_t i = 0; i < limits[row]; ++i) to[tile.index[i]] = row_scores[i];
         }
-        raise_largest(row_scores, limits[row], scratch.largest[first + row], scratch.sums + (first + row) * kLanes<T>,
-                      context + (first + row) * p.context.row_stride, value_width);
+        raise_largest(row_scores, limits[row], scale.factor, scratch.largest[first + row],
+                      scratch.sums + (first + row) * kLanes<T>, context + (first + row) * p.context.row_stride,
+                      value_width);
       }
       // In a loop of their own, because these wait for nothing and so fill the pipeline.
       for (std::int64_t row = 0; row < count; ++row)
-        exponentiate(scores + row * kTileKeys, limits[row], scratch.largest[first + row],
+        exponentiate(scores + row * kTileKeys, limits[row], scale.factor, scratch.largest[first + row],
                      scratch.sums + (first + row) * kLanes<T>);
       multiply_to_limits(count, value_width, tile.count, limits, scores, kTileKeys, values.data, values.stride,
                          context + first * p.context.row_stride, p.context.row_stride);
@@ -224,15 +248,14 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
   }
 
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t query = begin + row;
     // No key at all gives zeros. (Keys whose scores are all -infinity give NaN, as the formula does.)
-    const bool empty = first_key >= end || (p.causal && query < first_key);
+    const bool empty = first_key >= end || (p.causal && begin + row < first_key);
     const T largest = empty ? T(0) : scratch.largest[row];
     const auto sums = Pack<T, kLanes<T>>::load(scratch.sums + row * kLanes<T>);
     const T inverse_sum = empty ? T(0) : T(1) / sum_of_lanes<T, kLanes<T>>(sums);
     if (!empty) scale_row(context + row * p.context.row_stride, value_width, inverse_sum);
     if (p.statistics) {
-      T* to = p.statistics.of(extents, problem) + query * p.statistics.row_stride;
+      T* to = p.statistics.of(extents, problem) + (begin + row) * p.statistics.row_stride;
       to[0] = largest;
       to[1] = inverse_sum;
     }
@@ -241,7 +264,7 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
       if (empty)
         fill_row(to, extents.keys, T(0));
       else
-        finish_weights(p, batch, query, length, largest, inverse_sum, to);
+        finish_weights(p, batch, begin + row, length, scale.factor, largest, inverse_sum, to);
     }
   }
 }

@@ -61,9 +61,9 @@ template <class T>
 template <class T>
 [[gnu::noinline]] void pack_transposed(const KeyTile& tile, const T* from, std::int64_t stride, std::int64_t steps,
                                        T* to) {
-  constexpr int W = kLanes<T>;
+  constexpr int W = kLanes<T> < 8 ? kLanes<T> : 8;  // a transposition of 16 vectors takes longer
   using P = Pack<T, W>;
-  for (std::int64_t first = 0; first < tile.count; first += W) {
+  for (std::int64_t first = 0; first < whole_vectors<T>(tile.count); first += W) {
     T* column = to + first / kPanel<T> * kPanel<T> * steps + first % kPanel<T>;
     const T* rows[W];
     for (int i = 0; i < W; ++i) rows[i] = from + tile.index_or_last(first + i) * stride;

@@ -1,9 +1,10 @@
-// exp(y) of a vector, for softmax, as 2^x with x = y log2(e): with less work than vector_exp of vector_math.hpp takes.
+// 2^x of a vector, for softmax, whose scores are multiplied by something anyway: with less work than vector_exp of
+// vector_math.hpp takes.
 //
-// x = k + f with k whole and |f| <= 1/2; 2^f = 1 + f (ln 2 + f P(f)), with fused multiply-adds. The rounding of x makes
-// the relative error grow with |y|, to |y| / 2 ulp beside the 1.2 ulp of 2^x: softmax asks for y <= 0, and what y is
-// far below 0 counts for less. Below the normal numbers the result is 0, where vector_exp gives denormals. Valid up to
-// x = 127 (float) or 1023 (double); a NaN stays, -infinity gives 0. For kernel files only.
+// x = k + f with k whole and |f| <= 1/2; 2^f = 1 + f (ln 2 + f P(f)), with fused multiply-adds. Relative error below
+// 1.2 ulp. Below the normal numbers the result is 0, where vector_exp gives denormals: weights that small are nothing
+// beside the largest one. Valid up to x = 127 (float) or 1023 (double); a NaN stays, -infinity gives 0.
+// For kernel files only.
 #pragma once
 
 #include <cstdint>
@@ -61,16 +62,11 @@ template <class T, int W>
   return p * power;
 }
 
-template <class T, int W>
-[[gnu::always_inline]] inline typename Pack<T, W>::Real exponential(typename Pack<T, W>::Real y) {
-  return power_of_two<T, W>(y * Pack<T, W>::fill(T(0x1.71547652b82fep+0)));
-}
-
 // The same of one number.
 template <class T>
-[[gnu::always_inline]] inline T exponential_of(T y) {
+[[gnu::always_inline]] inline T power_of_two_of(T x) {
   constexpr int W = kLanes<T>;
-  return exponential<T, W>(Pack<T, W>::fill(y))[0];
+  return power_of_two<T, W>(Pack<T, W>::fill(x))[0];
 }
 
 }  // namespace
