@@ -192,7 +192,7 @@ inline T dot(const T* a, const T* b, std::int64_t count) {
   typename P::Real sum{};
   std::int64_t index = 0;
   for (; index + W <= count; index += W) sum = P::multiply_add(P::load(a + index), P::load(b + index), sum);
-  T total = sum_lanes<T, W>(sum);
+  T total = sum_of_lanes<T, W>(sum);
   for (; index < count; ++index) total += a[index] * b[index];
   return total;
 }

@@ -79,7 +79,7 @@ template <class T, class Tanh, int keys>
     }
   }
 #pragma GCC unroll 16
-  for (int key = 0; key < keys; ++key) sums[key] = sum_lanes<T, W>(sum[key]);
+  for (int key = 0; key < keys; ++key) sums[key] = sum_of_lanes<T, W>(sum[key]);
 }
 
 template <class Tanh, class T>

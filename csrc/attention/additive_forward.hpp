@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention/exponential_form.hpp"
-#include "attention/lane_sums.hpp"
+#include "common/transpose.hpp"
 #include "attention/softmax.hpp"
 #include "common/matrix.hpp"
 
@@ -81,10 +81,10 @@ template <class T, int keys, bool folded>
     }
   }
   if constexpr (keys == W) {
-    P::store(sums, sum_lanes_of_each<T, W>(accumulated));
+    P::store(sums, sums_of_lanes<T, W>(accumulated));
   } else {
 #pragma GCC unroll 16
-    for (int key = 0; key < keys; ++key) sums[key] = sum_lanes<T, W>(accumulated[key]);
+    for (int key = 0; key < keys; ++key) sums[key] = sum_of_lanes<T, W>(accumulated[key]);
   }
 }
 

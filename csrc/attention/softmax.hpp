@@ -1,7 +1,7 @@
 // Softmax of a row in place.
 #pragma once
 
-#include "attention/lane_sums.hpp"
+#include "common/transpose.hpp"
 #include "common/vector_math.hpp"
 
 namespace metafast::attention {
@@ -17,19 +17,13 @@ void softmax(T* row, std::int64_t count, T factor) {
   const std::int64_t whole = (count + W - 1) / W * W;
   for (std::int64_t index = 0; index < count; ++index) row[index] *= factor;
   for (std::int64_t index = count; index < whole; ++index) row[index] = -T(__builtin_inf());
-  Real largest = P::fill(-T(__builtin_inf()));
-  for (std::int64_t index = 0; index < whole; index += W) {
-    const Real lanes = P::load(row + index);
-    largest = lanes > largest ? lanes : largest;
-  }
-  T lanes[W];
-  P::store(lanes, largest);
-  T most = lanes[0];
-  for (int lane = 1; lane < W; ++lane) most = lanes[lane] > most ? lanes[lane] : most;
-  for (std::int64_t index = 0; index < whole; ++index) row[index] = vector_exp(row[index] - most);
+  Real lanes = P::fill(-T(__builtin_inf()));
+  for (std::int64_t index = 0; index < whole; index += W) lanes = larger(P::load(row + index), lanes);
+  const T largest = largest_lane<T, W>(lanes);
+  for (std::int64_t index = 0; index < whole; ++index) row[index] = vector_exp(row[index] - largest);
   Real sum{};
   for (std::int64_t index = 0; index < whole; index += W) sum += P::load(row + index);
-  const T inverse = T(1) / sum_lanes<T, W>(sum);
+  const T inverse = T(1) / sum_of_lanes<T, W>(sum);
   for (std::int64_t index = 0; index < whole; ++index) row[index] *= inverse;
 }
 
