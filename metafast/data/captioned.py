@@ -1,6 +1,6 @@
 """Pictures with captions, what is asked of them, and where the evidence for the answers was planted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class CaptionedPictures:
     lengths
         Words of each caption [samples], at least 1.
     targets
-        Of each question its answers, integers from 0 [samples].
+        Of each question its answers, integers from 0 [samples]; -1 where it is not asked.
     classes
         Of each question the names of its answers.
     vocabulary
@@ -29,6 +29,8 @@ class CaptionedPictures:
         Where in the picture the answer is seen: top, left, bottom, right [samples, 4] in pixels, ends exclusive.
     kinds
         What distinguishes samples whose accuracy is worth knowing apart: masks [samples] by name.
+    of_first_look
+        The questions that what is seen at the first look must answer alone.
     """
 
     pictures: np.ndarray
@@ -40,6 +42,7 @@ class CaptionedPictures:
     evidence_word: np.ndarray
     evidence_box: np.ndarray
     kinds: dict[str, np.ndarray]
+    of_first_look: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,4 +63,5 @@ class CaptionedPictures:
             evidence_word=self.evidence_word[samples],
             evidence_box=self.evidence_box[samples],
             kinds={kind: mask[samples] for kind, mask in self.kinds.items()},
+            of_first_look=self.of_first_look,
         )
