@@ -18,7 +18,7 @@ class CaptionedPictures:
     lengths
         Words of each caption [samples], at least 1.
     targets
-        Of each question its answers, integers from 0 [samples]; -1 where it is not asked.
+        Of each question its answers, integers from 0 [samples].
     classes
         Of each question the names of its answers.
     vocabulary
@@ -29,8 +29,9 @@ class CaptionedPictures:
         Where in the picture the answer is seen: top, left, bottom, right [samples, 4] in pixels, ends exclusive.
     kinds
         What distinguishes samples whose accuracy is worth knowing apart: masks [samples] by name.
-    of_first_look
-        The questions that what is seen at the first look must answer alone.
+    first_look
+        Where a way to the answer begins elsewhere than it ends: the region of 8 by 8 pixels
+        (row by row) that has to be found first, or -1 [samples]; None for data without.
     """
 
     pictures: np.ndarray
@@ -42,7 +43,7 @@ class CaptionedPictures:
     evidence_word: np.ndarray
     evidence_box: np.ndarray
     kinds: dict[str, np.ndarray]
-    of_first_look: tuple[str, ...] = field(default=(), kw_only=True)
+    first_look: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,5 +64,5 @@ class CaptionedPictures:
             evidence_word=self.evidence_word[samples],
             evidence_box=self.evidence_box[samples],
             kinds={kind: mask[samples] for kind, mask in self.kinds.items()},
-            of_first_look=self.of_first_look,
+            first_look=None if self.first_look is None else self.first_look[samples],
         )

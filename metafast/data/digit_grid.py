@@ -94,8 +94,6 @@ class DigitGrids(CaptionedPictures):
     evidence_cells
         The cell (0 to 8, row by row) that shows the answer [N]; -1 for a count. `evidence_box` holds its pixels, and
         nothing for a count.
-    anchor_cells
-        For two hops the cell of the digit that the question names [N]; otherwise -1.
     digits
         What each cell shows [N, 9].
     sources
@@ -103,7 +101,6 @@ class DigitGrids(CaptionedPictures):
     """
 
     evidence_cells: np.ndarray
-    anchor_cells: np.ndarray
     digits: np.ndarray
     sources: np.ndarray
 
@@ -133,9 +130,8 @@ def generate(
     Returns
     -------
     DigitGrids
-        `pictures` [N, 24, 24, 1], `words` [N, 9] and, of `targets`, "answer" [N]: a digit or a count. The other target,
-        "place" [N], is the cell of what a question names: its position, or the digit beside which the answer stands.
-        A count has none there, which is -1.
+        `pictures` [N, 24, 24, 1], `words` [N, 9] and, of `targets`, "answer" [N]: a digit or a count. For two hops
+        `first_look` [N] is the cell of the digit that the question names; otherwise -1.
 
     Examples
     --------
@@ -143,7 +139,9 @@ def generate(
     >>> grids.pictures.shape, grids.words.shape
     ((1000, 24, 24, 1), (1000, 9))
     >>> grids.caption(1), int(grids.targets["answer"][1])
+    ('show the middle', 5)
     >>> grids.digits[1].reshape(3, 3).tolist()
+    [[6, 0, 9], [6, 5, 4], [0, 4, 0]]
     """
     if num_samples < 0 or seed < 0 or split_seed < 0:
         raise ValueError("num_samples, seed and split_seed must not be negative")
@@ -189,18 +187,14 @@ def generate(
         pictures=pictures,
         words=words[rows],
         lengths=lengths[rows],
-        targets={
-            "answer": np.where(kinds == COUNT, counts, seen),
-            "place": np.choose(kinds, (cells, anchors, np.full(num_samples, -1))),
-        },
-        classes={"answer": tuple(map(str, range(NUM_CLASSES))), "place": tuple(map(str, range(NUM_CELLS)))},
+        targets={"answer": np.where(kinds == COUNT, counts, seen)},
+        classes={"answer": tuple(map(str, range(NUM_CLASSES)))},
         vocabulary=VOCABULARY,
         evidence_word=np.full(num_samples, -1),
         evidence_box=np.where((kinds == COUNT)[:, None], 0, boxes),
         kinds={name: kinds == number for number, name in enumerate(KINDS)},
-        of_first_look=("place",),
         evidence_cells=evidence,
-        anchor_cells=np.where(kinds == TWO_HOP, anchors, -1),
+        first_look=np.where(kinds == TWO_HOP, anchors, -1),
         digits=digits,
         sources=image_rows[chosen],
     )

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import metafast
 from metafast.attention import AdditiveAttention
-from metafast.data import animal_scenes
+from metafast.data import animal_scenes, digit_grid
 from metafast.data.captioned import CaptionedPictures
 from metafast.trainers import UsageError, _distributed, _interpretation, _run
 from metafast.trainers._learner import ModuleLearner, find_device
@@ -35,10 +35,12 @@ NAME = "attention"
 # Data sets by name: functions of (samples, "train" or "held-out", seed=).
 TASKS: dict[str, Callable[..., CaptionedPictures]] = {
     "animals": animal_scenes.generate,
+    "digit-grid": digit_grid.generate,
 }
 # Where a data set needs other defaults than those below.
 PER_TASK: dict[str, dict[str, Any]] = {
     "animals": {},
+    "digit-grid": {"hops": 2, "samples": 40_000, "region_size": 128, "learning_rate": 3e-3},
 }
 
 
@@ -50,11 +52,13 @@ class Config:
     """
 
     task: str = "animals"
-    """Data set: animals (which species, and is it afraid of light?)."""
+    """Data set: animals (which species, and is it afraid of light?) or digit-grid (what is right of the seven?)."""
     attention: bool = True
     """Attend to words and regions; without, the same network takes the mean over each."""
     hops: int = 1
     """Times that the network looks at the regions, each time knowing what it saw before."""
+    guidance: float = 1.0
+    """Weight of the loss that teaches the first of several looks where to look, for data that says so; 0 for none."""
     samples: int = 32_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
@@ -178,8 +182,8 @@ class AttentionModel(nn.Module):
         self.colours = _convolution(16, region_size, 4, stride=4, rectified=False)
         # Each region is of 8 by 8 pixels.
         self.grid = (height // 8, width // 8)
-        self.row_position = nn.Parameter(0.1 * torch.randn(region_size, self.grid[0], 1))
-        self.column_position = nn.Parameter(0.1 * torch.randn(region_size, 1, self.grid[1]))
+        self.row_position = nn.Parameter(0.5 * torch.randn(region_size, self.grid[0], 1))
+        self.column_position = nn.Parameter(0.5 * torch.randn(region_size, 1, self.grid[1]))
         # Vectors of one length, so that attending to what is of no account costs something.
         self.region_norm = nn.LayerNorm(region_size)
         self.embedding = nn.Embedding(len(data.vocabulary), config.word_size, padding_idx=0)
@@ -189,6 +193,8 @@ class AttentionModel(nn.Module):
         self.attention = config.attention
         if config.attention:
             self.to_regions = AdditiveAttention(state_size + region_size, region_size, config.attention_size)
+            if config.hops > 1:
+                self.stress = nn.Linear(state_size + region_size, region_size)
             self.to_words = AdditiveAttention(region_size, state_size, config.attention_size)
             self.meaning = nn.Sequential(nn.Linear(config.word_size, state_size), nn.LayerNorm(state_size))
         self.combine = nn.Linear(state_size + region_size, config.hidden_size)
@@ -215,12 +221,16 @@ class AttentionModel(nn.Module):
         regions, embedded = self.encode_picture(pictures), self.embedding(words)
         states, question = self.encode_words(embedded, lengths)
         if self.attention:
-            seen, looks = torch.zeros_like(regions[:, :1]), []
-            for _ in range(self.hops):
-                query = torch.cat([question[:, None], seen], -1)
-                seen, weights = self.to_regions(query, regions, return_weights=True)
-                looks.append(weights)
+            seen, read, looks = torch.zeros_like(regions[:, :1]), question[:, None], []
             meanings = self.meaning(embedded)
+            for _ in range(self.hops):
+                if self.hops > 1:
+                    # Each look asks with words of its own: "the seven", and when that is found "right of".
+                    read, _ = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
+                query = torch.cat([read, seen], -1)
+                keys = regions * self.stress(query) if self.hops > 1 else regions
+                seen, weights = self.to_regions(query, keys, regions, return_weights=True)
+                looks.append(weights)
             read, weights = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
             seen, read, word_weights, region_weights = seen[:, 0], read[:, 0], weights[:, 0], torch.cat(looks, 1)
         else:
@@ -268,6 +278,10 @@ def update(
     for question, logits in answers.logits.items():
         target = torch.from_numpy(data.targets[question][samples]).to(learner.device)
         losses[question] = functional.cross_entropy(logits, target)
+    if data.first_look is not None and answers.region_weights is not None and config.guidance:
+        places = torch.from_numpy(data.first_look[samples]).to(learner.device)
+        surprise = -(answers.region_weights[:, 0] + 1e-6).log().gather(1, places.clamp(min=0)[:, None])[:, 0]
+        losses["first look"] = config.guidance * (surprise * (places >= 0)).mean()
     torch.stack(list(losses.values())).sum().backward()
     learner.step(learning_rate, config.max_grad_norm)
     return {question: loss.detach() for question, loss in losses.items()}
