@@ -18,12 +18,21 @@ from metafast._gymnasium_hook import register_with_gymnasium
 from metafast.returns import discounted_returns, gae
 
 if TYPE_CHECKING:
-    from metafast import envs
+    from metafast import attention, envs
 
-__all__ = ["__version__", "discounted_returns", "envs", "gae", "get_num_threads", "isa", "set_num_threads"]
+__all__ = [
+    "__version__",
+    "attention",
+    "discounted_returns",
+    "envs",
+    "gae",
+    "get_num_threads",
+    "isa",
+    "set_num_threads",
+]
 
 # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
-_LAZY_ROOMS = ("envs",)
+_LAZY_ROOMS = ("attention", "envs")
 
 
 def __getattr__(name: str) -> Any:

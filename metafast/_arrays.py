@@ -15,7 +15,7 @@ import numpy as np
 
 HALF_PRECISION = ("float16", "bfloat16")
 # Arguments that may be left out, and those that may be numbers as well as arrays.
-OPTIONAL = frozenset({"truncated", "mask", "final_values", "bootstrap"})
+OPTIONAL = frozenset({"truncated", "mask", "final_values", "bootstrap", "key_mask", "key_lengths"})
 COEFFICIENTS = frozenset({"gamma", "lam"})
 
 
@@ -117,8 +117,10 @@ def to_numpy(array: Any) -> Any:
     return np.from_dlpack(array)
 
 
-def from_numpy(result: np.ndarray, like: Any) -> Any:
-    """Give a result the library and the dtype of `like`, without copying unless the dtype differs."""
+def from_numpy(result: np.ndarray | None, like: Any) -> Any:
+    """Give a result the library and the dtype of `like`, without copying unless the dtype differs; None stays."""
+    if result is None:
+        return None
     if isinstance(like, np.ndarray):
         return result if result.dtype == like.dtype else result.astype(like.dtype)
     if is_torch(like):

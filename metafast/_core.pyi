@@ -54,6 +54,28 @@ def run_busy_slices(
     num_slices: int, nanoseconds: int, num_inner: int = 1, max_threads: int = 0
 ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]: ...
 def run_empty_slices(calls: int, num_slices: int) -> None: ...
+def additive_attention(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, score_weight: np.ndarray, key_mask: np.ndarray | None,
+    key_lengths: np.ndarray | None, return_weights: bool,
+) -> tuple[np.ndarray, np.ndarray | None]: ...  # fmt: skip
+def additive_attention_backward(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, score_weight: np.ndarray, key_mask: np.ndarray | None,
+    key_lengths: np.ndarray | None, weights: np.ndarray, context_gradient: np.ndarray,
+    weights_gradient: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...  # fmt: skip
+def additive_attention_double_backward(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, score_weight: np.ndarray, key_mask: np.ndarray | None,
+    key_lengths: np.ndarray | None, weights: np.ndarray, context_gradient: np.ndarray,
+    weights_gradient: np.ndarray | None, query_cotangent: np.ndarray | None, key_cotangent: np.ndarray | None,
+    value_cotangent: np.ndarray | None, score_weight_cotangent: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]: ...  # fmt: skip
+
+class PreparedAdditiveKeys:
+    def __init__(
+        self, key: np.ndarray, value: np.ndarray, score_weight: np.ndarray, key_mask: np.ndarray | None,
+        key_lengths: np.ndarray | None,
+    ) -> None: ...  # fmt: skip
+    def attend(self, query: np.ndarray, return_weights: bool) -> tuple[np.ndarray, np.ndarray | None]: ...
 
 class EnvBatch:
     def __init__(

@@ -124,7 +124,7 @@ def _train(arguments: list[str], as_json: bool) -> int:
 def _evaluate(arguments: list[str], as_json: bool) -> int:
     # Which options there are depends on the trainer, and that on the directory.
     if not arguments or arguments[0].startswith("-"):
-        _parser().parse_args(["evaluate", *arguments])
+        _parser().parse_args(["evaluate", *(argument for argument in arguments if argument in ("-h", "--help"))])
     run_dir = arguments.pop(0)
     trainer = _load_trainer(_read_trainer_name(run_dir))
     parser = argparse.ArgumentParser(prog=f"metafast evaluate {run_dir}", allow_abbrev=False)

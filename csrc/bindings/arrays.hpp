@@ -34,6 +34,21 @@ py::array row_array(py::handle value, const char* name, const py::array& rewards
 // The same for a flag of bool, integers or floats, as an array of one byte per element (converted where it is not).
 py::array flag_array(py::handle value, const char* name);
 
+inline bool given(py::handle value) { return value && !value.is_none(); }
+
+// Calls function(T()) with the floating type of an array, or raises a TypeError.
+template <class Function>
+auto with_float_type(const py::array& array, const char* name, Function&& function) {
+  switch (array.dtype().num()) {
+    case py::detail::npy_api::NPY_FLOAT_:
+      return function(float());
+    case py::detail::npy_api::NPY_DOUBLE_:
+      return function(double());
+    default:
+      throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) + "; expected float32 or float64");
+  }
+}
+
 // The place of a sequence problem's axes, taken from its first argument ("rewards"): which axis is time, and in which
 // order the memory is walked. The other arguments are viewed in the same order, through a copy where they are not.
 class SequenceLayout {

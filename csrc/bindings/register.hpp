@@ -9,6 +9,9 @@ namespace metafast {
 
 void register_common(py::module_& module);
 void register_returns(py::module_& module);
+void register_additive_attention(py::module_& module);
+void register_additive_gradients(py::module_& module);
+void register_dot_product_attention(py::module_& module);
 void register_envs(py::module_& module);
 
 }  // namespace metafast

@@ -48,21 +48,6 @@ void run(void (*kernel)(const Arguments&, std::int64_t, bool), const Arguments& 
   for_each_slice_interruptibly(num_slices, solve, elements < worth_threads ? 1 : 0);
 }
 
-bool given(py::handle value) { return !value.is_none(); }
-
-// Calls function(T()) with the floating type of `rewards`, or raises.
-template <class Function>
-auto with_float_type(const py::array& rewards, const char* name, Function&& function) {
-  switch (rewards.dtype().num()) {
-    case py::detail::npy_api::NPY_FLOAT_:
-      return function(float());
-    case py::detail::npy_api::NPY_DOUBLE_:
-      return function(double());
-    default:
-      throw py::type_error(std::string(name) + " has dtype " + dtype_text(rewards) + "; expected float32 or float64");
-  }
-}
-
 // A Python or NumPy number, or an array without axes of any library.
 bool as_number(py::handle value, double& number) {
   if (PyBool_Check(value.ptr()) || !PyNumber_Check(value.ptr())) return false;

@@ -85,6 +85,24 @@ struct Pack {
   [[gnu::always_inline]] static inline Real fill(T value) { return value - Real{}; }
   [[gnu::always_inline]] static inline void store(T* to, Real lanes) { std::memcpy(to, &lanes, sizeof(lanes)); }
 
+  // a * b + c and c - a * b, rounded once where the level has such an instruction (v3 and v4), else twice.
+  [[gnu::always_inline]] static inline Real multiply_add(Real a, Real b, Real c) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 4) return (Real)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 8) return (Real)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof(Real) == 32 && sizeof(T) == 4) return (Real)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    if constexpr (sizeof(Real) == 32 && sizeof(T) == 8) return (Real)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    if constexpr (sizeof(Real) == 16 && sizeof(T) == 4) return (Real)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+    if constexpr (sizeof(Real) == 16 && sizeof(T) == 8) return (Real)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+#endif
+    return a * b + c;
+  }
+  [[gnu::always_inline]] static inline Real subtract_product(Real a, Real b, Real c) {
+    return multiply_add(-a, b, c);
+  }
+
   // Past the caches, for results too large to be read back from them; `to` is aligned to the vector.
   [[gnu::always_inline]] static inline void stream(T* to, Real lanes) {
 #if defined(__AVX512F__)
@@ -122,6 +140,14 @@ struct Pack<T, 1> {
   static inline Real fill(T value) { return value; }
   static inline void store(T* to, Real value) { *to = value; }
   static inline void stream(T* to, Real value) { *to = value; }
+  static inline Real multiply_add(Real a, Real b, Real c) {
+#if defined(__FMA__)
+    return sizeof(T) == 4 ? T(__builtin_fmaf(float(a), float(b), float(c))) : T(__builtin_fma(a, b, c));
+#else
+    return a * b + c;
+#endif
+  }
+  static inline Real subtract_product(Real a, Real b, Real c) { return multiply_add(-a, b, c); }
 };
 
 // Streamed stores bypass the ordering of ordinary ones; a kernel that made any ends with this.

@@ -115,6 +115,13 @@ def exponential(r):
     return (mp.expm1(r) - r) / r**2
 
 
+def power_of_two(r):
+    """(2^r - 1 - r ln 2) / r^2; of csrc/attention/power_of_two.hpp."""
+    if abs(r) < mp.mpf(10) ** -20:
+        return mp.log(2) ** 2 / 2 + r * mp.log(2) ** 3 / 6
+    return (mp.expm1(r * mp.log(2)) - r * mp.log(2)) / r**2
+
+
 def hyperbolic_tangent(z):
     """(tanh(x) / x - 1) / z, with z = x^2."""
     if z < mp.mpf(10) ** -20:
@@ -138,6 +145,7 @@ def main():
         ("sine", sine, lambda z: z, mp.mpf(0), quarter, (2, 5)),
         ("cosine", cosine, lambda z: z**2, mp.mpf(0), quarter, (2, 5)),
         ("exponential", exponential, lambda r: r**2, -half_ln2, half_ln2, (4, 9)),
+        ("power of two", power_of_two, lambda r: r**2, mp.mpf("-0.5"), mp.mpf("0.5"), (4, 9)),
     ):
         for dtype, degree in zip(dtypes, degrees, strict=True):
             coefficients, error = round_and_refit(function, weight, low, high, degree, dtype)

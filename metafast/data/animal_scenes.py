@@ -193,7 +193,7 @@ def _draw(
 
     # The animal: looking left or right, of some size, somewhat tilted, anywhere in the picture.
     facing = rng.choice([-1.0, 1.0], (samples, 1))
-    scale = rng.uniform(13.0, 17.5, (samples, 1))
+    scale = rng.uniform(14.0, 18.5, (samples, 1))
     tilt = rng.normal(0, 0.08, (samples, 1))
     middle = rng.uniform(-13, 13, (2, samples, 1))
 
@@ -209,7 +209,7 @@ def _draw(
     tint = _tint(rng, colour)
     _paint(canvas, body, tint)
     _paint(canvas, cover(_MARKINGS) * body, np.where(tint.mean(1, keepdims=True) > 0.4, 0.35 * tint, 0.5 + 0.5 * tint))
-    canvas += 0.04 * rng.standard_normal(canvas.shape, dtype=np.float32)
+    canvas += 0.03 * rng.standard_normal(canvas.shape, dtype=np.float32)
     canvas *= 255
     pictures = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(0, 2, 1).reshape(-1, SIZE, SIZE, 3)
     return pictures, _boxes(body.reshape(samples, SIZE, SIZE) > 0.1)

@@ -8,7 +8,6 @@ that need no graph do not come here: they run the fused kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
+from metafast._torch_calls import HALF_PRECISION
 
 MAX_DIMENSIONS = 8  # as in the bindings
-_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 _library = torch.library.Library("metafast", "FRAGMENT")
 # result_t = offsets_t + decays_t * result_{t+1}, or result_{t-1} with `forwards`; a decay of 0 cuts.
@@ -103,42 +102,6 @@ def _shift(tensor: Tensor, time_axis: int, later: bool) -> Tensor:
     if later:
         return torch.cat([gap, tensor.narrow(time_axis, 0, max(length - 1, 0))], time_axis)
     return torch.cat([tensor.narrow(time_axis, min(length, 1), max(length - 1, 0)), gap], time_axis)
-
-
-def needs_graph(*tensors: Any) -> bool:
-    """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors."""
-    if torch.compiler.is_compiling():
-        return True
-    if (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    ):
-        return True
-    floats = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
-        return True
-    return any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in floats)
-
-
-def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a binding, which checks the arrays itself, on plain CPU tensors; None where an argument is anything else.
-
-    What :func:`metafast._arrays.call_on_host` does for every library costs ten times as much as a small call.
-    """
-    views: list[Any] = []
-    for argument in arguments:
-        if type(argument) is Tensor:
-            if not argument.is_cpu or argument.dtype in _HALF_PRECISION:
-                return None
-            views.append(argument.detach().numpy() if argument.requires_grad else argument.numpy())
-        elif argument is None or type(argument) in (float, int):
-            views.append(argument)
-        else:
-            return None
-    results = kernel(*views)
-    return tuple(map(torch.from_numpy, results)) if isinstance(results, tuple) else torch.from_numpy(results)
 
 
 def gae(
@@ -231,7 +194,7 @@ def _coefficient(name: str, value: Any, rewards: Tensor) -> Tensor:
 
 
 def _computable(tensor: Tensor | None) -> Any:
-    return tensor.float() if tensor is not None and tensor.dtype in _HALF_PRECISION else tensor
+    return tensor.float() if tensor is not None and tensor.dtype in HALF_PRECISION else tensor
 
 
 def _successors(values: Tensor, bootstrap: Tensor, mask: Tensor | None, time_axis: int) -> Tensor:

@@ -66,11 +66,12 @@ def discounted_returns(
     if type(rewards) is np.ndarray and rewards.dtype.itemsize != 2:
         return _core.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
     if _arrays.is_torch(rewards):
+        from metafast import _torch_calls
         from metafast.returns import _torch
 
-        if _torch.needs_graph(rewards, bootstrap, final_values, gamma):
+        if _torch_calls.needs_graph(rewards, bootstrap, final_values, gamma):
             return _torch.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
-        result = _torch.call_on_plain_tensors(
+        result = _torch_calls.call_on_plain_tensors(
             _core.discounted_returns, rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis
         )
         if result is not None:

@@ -91,16 +91,17 @@ def gae(
             rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis, out
         )
     if _arrays.is_torch(rewards):
+        from metafast import _torch_calls
         from metafast.returns import _torch
 
-        if _torch.needs_graph(rewards, values, next_values, final_values, gamma, lam):
+        if _torch_calls.needs_graph(rewards, values, next_values, final_values, gamma, lam):
             if out is not None:
                 raise ValueError("out cannot be given where gradients or a compiled graph are asked for")
             return _torch.gae(
                 rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis
             )
         if out is None:
-            results = _torch.call_on_plain_tensors(
+            results = _torch_calls.call_on_plain_tensors(
                 _core.gae,
                 rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis,
             )  # fmt: skip

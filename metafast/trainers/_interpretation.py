@@ -7,11 +7,26 @@ an answer changes when the word or region of the greatest weight is taken away, 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from metafast.data.captioned import CaptionedPictures
+
+
+def measure_accuracy(data: CaptionedPictures, predictions: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Accuracy by question, of all samples and of each kind."""
+    right = {question: answers == data.targets[question] for question, answers in predictions.items()}
+    return {
+        "accuracy": {question: float(hits.mean()) for question, hits in right.items()},
+        "accuracy_by_kind": {
+            kind: {question: float(hits[mask].mean()) for question, hits in right.items()}
+            for kind, mask in data.kinds.items()
+            if mask.any()
+        },
+    }
+
 
 # A region is evidence where the box covers at least this share of it.
 COVERED = 0.25
@@ -170,3 +185,37 @@ def draw_heat_maps(
         caption.set_xlim(0, 1)
         caption.set_title("words (orange: planted)", fontsize=9)
     figure.savefig(path, dpi=100)
+
+
+def draw(
+    directory: Path,
+    data: CaptionedPictures,
+    predictions: Mapping[str, np.ndarray],
+    word_weights: np.ndarray | None,
+    region_weights: np.ndarray | None,
+    grid: tuple[int, int],
+    heat_maps: int,
+) -> dict[str, str]:
+    """Save the confusion matrices, and of attention the heat maps of the first samples; return where."""
+    paths = {"confusion_matrix": directory / "confusion_matrix.png"}
+    draw_confusions(paths["confusion_matrix"], data, predictions)
+    if word_weights is not None and region_weights is not None and heat_maps:
+        paths["heat_maps"] = directory / "heat_maps.png"
+        draw_heat_maps(
+            paths["heat_maps"], data.select(np.arange(min(heat_maps, len(data)))), predictions, word_weights,
+            region_weights, grid,
+        )  # fmt: skip
+    return {name: str(path) for name, path in paths.items()}
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Say in words what `measure_accuracy` and, under words and regions, `point` returned."""
+    lines = ["held-out accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in result["accuracy"].items())]
+    for name in ("words", "regions"):
+        if result[name] is not None and result[name]["mass"] is not None:
+            shares = result[name]
+            lines.append(
+                f"attention to {name} on the evidence: {shares['mass']:.1%} of the weight, the greatest weight in "
+                f"{shares['pointing']:.1%} (even weights: {shares['even_mass']:.1%})"
+            )
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -163,6 +164,25 @@ def read_options(run_dir: str | Path, trainer: str, options: type) -> dict[str, 
     if contents.get("trainer") != trainer or not names <= contents.keys():
         raise UsageError(f"{run_dir} does not hold a {trainer} run of this version")
     return {name: contents[name] for name in names}
+
+
+def check_options(config: Any, *, counts: Sequence[str], positive: Sequence[str]) -> None:
+    """Refuse options out of range: `counts` begin at 1, `positive` ones may be None; the rest all trainers have."""
+    for name in (*counts, "threads"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} must be at least 1, not {getattr(config, name)}")
+    if not 0 <= config.seed < 2**63:
+        raise UsageError(f"seed must be at least 0 and below 2**63, not {config.seed}")
+    if config.threads > 1024:
+        raise UsageError(f"threads must be at most 1024, not {config.threads}")
+    for name in positive:
+        value = getattr(config, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsageError(f"{name} must be positive and finite, not {value}")
+    if not config.max_grad_norm >= 0:
+        raise UsageError(f"max_grad_norm must not be negative, not {config.max_grad_norm}")
+    if config.run_dir == "":
+        raise UsageError("run_dir must not be empty")
 
 
 def check_unchanged(config: Any, saved: Any, names: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ evidence (Jain and Wallace 2019), so they are held against evidence that was pla
 
 import argparse
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +73,7 @@ class Config:
     hidden_size: int = 128
     """Width of the layer under the heads."""
     epochs: int = 5
-    """Passes over the training pictures."""
+    """Passes over the training pictures; to resume with more stretches the decay too."""
     batch_size: int = 64
     """Pictures per update, on each process."""
     learning_rate: float = 4e-3
@@ -101,27 +100,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UsageError(f"task must be one of {', '.join(TASKS)}, not {self.task!r}")
-        for name in (
-            "hops", "samples", "held_out_samples", "word_size", "state_size", "region_size", "attention_size",
-            "hidden_size", "epochs", "batch_size", "threads",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be at least 0 and below 2**63, not {self.seed}")
-        if self.threads > 1024:
-            raise UsageError(f"threads must be at most 1024, not {self.threads}")
+        sizes = "word_size", "state_size", "region_size", "attention_size", "hidden_size"
+        counts = "hops", "samples", "held_out_samples", "epochs", "batch_size"
+        _run.check_options(self, counts=(*sizes, *counts), positive=("learning_rate", "checkpoint_seconds"))
         if self.heat_maps < 0:
             raise UsageError(f"heat_maps must not be negative, not {self.heat_maps}")
-        for name in ("learning_rate", "checkpoint_seconds"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise UsageError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
-        if not self.max_grad_norm >= 0:
-            raise UsageError(f"max_grad_norm must not be negative, not {self.max_grad_norm}")
-        if self.run_dir == "":
-            raise UsageError("run_dir must not be empty")
 
 
 def configure(task: str = "animals", **options: Any) -> Config:
@@ -287,76 +272,51 @@ def update(
     return {question: loss.detach() for question, loss in losses.items()}
 
 
+class Outcome(NamedTuple):
+    """The most probable answers [samples] by question, and the weights of `Answers`."""
+
+    predictions: dict[str, np.ndarray]
+    word_weights: np.ndarray | None
+    region_weights: np.ndarray | None
+
+
 @torch.no_grad()
-def answer(
-    model: AttentionModel, data: CaptionedPictures, device: torch.device
-) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None]:
-    """The most probable answers [samples] by question, the word weights and the region weights."""
-    predictions: dict[str, list[np.ndarray]] = {question: [] for question in data.classes}
+def answer(model: AttentionModel, data: CaptionedPictures, device: torch.device) -> Outcome:
+    """Answer all questions about all samples."""
+    predictions: dict[str, list[Tensor]] = {question: [] for question in data.classes}
     word_weights, region_weights = [], []
     model.eval()
     for start in range(0, len(data), 256):
         answers = model(*to_batch(data, slice(start, start + 256), device))
         for question, logits in answers.logits.items():
-            predictions[question].append(logits.argmax(-1).cpu().numpy())
+            predictions[question].append(logits.argmax(-1))
         if answers.word_weights is not None and answers.region_weights is not None:
             shortfall = data.words.shape[1] - answers.word_weights.shape[1]
-            word_weights.append(functional.pad(answers.word_weights, (0, shortfall)).cpu().numpy())
-            region_weights.append(answers.region_weights.cpu().numpy())
-    joined = {question: np.concatenate(parts) for question, parts in predictions.items()}
+            word_weights.append(functional.pad(answers.word_weights, (0, shortfall)))
+            region_weights.append(answers.region_weights)
+    joined = {question: torch.cat(parts).cpu().numpy() for question, parts in predictions.items()}
     if not model.attention:
-        return joined, None, None
-    return joined, np.concatenate(word_weights), np.concatenate(region_weights)
+        return Outcome(joined, None, None)
+    return Outcome(joined, torch.cat(word_weights).cpu().numpy(), torch.cat(region_weights).cpu().numpy())
 
 
-def measure(data: CaptionedPictures, predictions: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Accuracy by question, and for each kind of sample."""
-    right = {question: answers == data.targets[question] for question, answers in predictions.items()}
-    return {
-        "accuracy": {question: float(hits.mean()) for question, hits in right.items()},
-        "accuracy_by_kind": {
-            kind: {question: float(hits[mask].mean()) for question, hits in right.items()}
-            for kind, mask in data.kinds.items()
-            if mask.any()
-        },
-    }
-
-
-def judge(model: AttentionModel, data: CaptionedPictures, device: torch.device) -> dict[str, Any]:
+def judge(model: AttentionModel, data: CaptionedPictures, outcome: Outcome, device: torch.device) -> dict[str, Any]:
     """What the network has learned by pictures it has not seen: accuracy, and whether attention lies on the evidence.
 
     Of several hops, the last is where the answer is looked up.
     """
-    predictions, word_weights, region_weights = answer(model, data, device)
-    result = measure(data, predictions)
-    if word_weights is None or region_weights is None:
+    result = _interpretation.measure_accuracy(data, outcome.predictions)
+    if outcome.word_weights is None or outcome.region_weights is None:
         return result | {"words": None, "regions": None, "deletion": None}
-    look = region_weights[:, -1]
-    in_caption = np.arange(data.words.shape[1]) < data.lengths[:, None]
+    words, regions = outcome.word_weights, outcome.region_weights[:, -1]
+    in_caption, everywhere = data.words > 0, np.ones(regions.shape, dtype=bool)
     return result | {
-        "words": _interpretation.point(word_weights, _interpretation.word_evidence(data), in_caption),
-        "regions": _interpretation.point(look, _interpretation.region_evidence(data, model.grid), np.ones_like(look)),
+        "words": _interpretation.point(words, _interpretation.word_evidence(data), in_caption),
+        "regions": _interpretation.point(regions, _interpretation.region_evidence(data, model.grid), everywhere),
         "deletion": _interpretation.deletion_test(
-            lambda changed: answer(model, changed, device)[0], data, word_weights, look, model.grid
+            lambda changed: answer(model, changed, device).predictions, data, words, regions, model.grid
         ),
     }
-
-
-def draw(
-    config: Config, model: AttentionModel, data: CaptionedPictures, directory: _run.RunDirectory, device: torch.device
-) -> dict[str, str]:
-    """Save the confusion matrices and the heat maps; return where."""
-    predictions, *_ = answer(model, data, device)
-    paths = {"confusion_matrix": directory.path / "confusion_matrix.png"}
-    _interpretation.draw_confusions(paths["confusion_matrix"], data, predictions)
-    if model.attention and config.heat_maps:
-        some = data.select(np.arange(min(config.heat_maps, len(data))))
-        predictions, word_weights, region_weights = answer(model, some, device)
-        assert word_weights is not None
-        assert region_weights is not None
-        paths["heat_maps"] = directory.path / "heat_maps.png"
-        _interpretation.draw_heat_maps(paths["heat_maps"], some, predictions, word_weights, region_weights, model.grid)
-    return {name: str(path) for name, path in paths.items()}
 
 
 @dataclass
@@ -397,10 +357,8 @@ def train(config: Config) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     rank, device = _distributed.start(), find_device(config.device)
     generate = TASKS[config.task]
-    data, held_out = (
-        generate(config.samples, "train", seed=config.seed),
-        generate(config.held_out_samples, "held-out", seed=config.seed),
-    )
+    data = generate(config.samples, "train", seed=config.seed)
+    held_out = generate(config.held_out_samples, "held-out", seed=config.seed)
     model = make_model(config, data)
     learner = ModuleLearner(model, torch.Generator(), device)
     batch = config.batch_size * _distributed.world_size()
@@ -435,7 +393,8 @@ def train(config: Config) -> dict[str, Any]:
             counters.seconds = earlier_seconds + time.perf_counter() - started
             seen = counters.updates * batch
             if counters.updates % per_epoch == 0:
-                accuracy = measure(held_out, answer(model, held_out, device)[0])["accuracy"]
+                predictions = answer(model, held_out, device).predictions
+                accuracy = _interpretation.measure_accuracy(held_out, predictions)["accuracy"]
                 counters.curve.append({"samples": seen, **accuracy})
                 directory.log(
                     {f"accuracy/{question}": share for question, share in accuracy.items()}
@@ -456,7 +415,9 @@ def train(config: Config) -> dict[str, Any]:
         columns = {"samples": [point["samples"] for point in counters.curve]}
         columns |= {f"{question} accuracy": [point[question] for point in counters.curve] for question in data.classes}
         directory.write_curve(columns, title=f"{config.task}, held-out combinations")
-        result = judge(model, held_out, device) | draw(config, model, held_out, directory, device)
+        outcome = answer(model, held_out, device)
+        result = judge(model, held_out, outcome, device)
+        result |= _interpretation.draw(directory.path, held_out, *outcome, model.grid, config.heat_maps)
     directory.close()
     _distributed.stop()
     return {
@@ -475,11 +436,8 @@ def train(config: Config) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Say in words what `train` returned."""
-    drawn = "".join(
-        f"\n{name.replace('_', ' ')}: {result[name]}"
-        for name in ("learning_curve", "confusion_matrix", "heat_maps")
-        if name in result
-    )
+    names = [name for name in ("learning_curve", "confusion_matrix", "heat_maps") if name in result]
+    drawn = "".join(f"\n{name.replace('_', ' ')}: {result[name]}" for name in names)
     return f"{describe_evaluation(result)}\n{result['samples']:,} samples, {result['seconds']:.1f} s{drawn}"
 
 
@@ -498,18 +456,10 @@ def evaluate(run_dir: str, samples: int = 2_000, seed: int = 1) -> dict[str, Any
     data = TASKS[config.task](samples, "held-out", seed=seed)
     model = make_model(config, data)
     _run.RunDirectory(Path(run_dir)).read_policy(model)
-    result = judge(model, data, torch.device("cpu"))
+    device = torch.device("cpu")
+    result = judge(model, data, answer(model, data, device), device)
     return {"task": config.task, "samples": samples, "seed": seed, **result, "run_dir": str(run_dir)}
 
 
-def describe_evaluation(result: dict[str, Any]) -> str:
-    """Say in words what `evaluate` returned."""
-    lines = ["held-out accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in result["accuracy"].items())]
-    for name in ("words", "regions"):
-        if result[name] is not None and result[name]["mass"] is not None:
-            share = result[name]
-            lines.append(
-                f"attention to {name} on the evidence: {share['mass']:.1%} of the weight, greatest weight "
-                f"{share['pointing']:.1%} (even weights: {share['even_mass']:.1%})"
-            )
-    return "\n".join(lines)
+# Says in words what `evaluate` returned.
+describe_evaluation = _interpretation.describe

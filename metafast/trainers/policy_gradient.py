@@ -103,24 +103,12 @@ class Config:
     """Continue the run in this directory exactly, in place, with its options where none are given anew."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes"
+        positive = "learning_rate", "half_life", "clip", "checkpoint_seconds"
+        _run.check_options(self, counts=counts, positive=positive)
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be at least 0 and below 2**63, not {self.seed}")
-        if self.threads > 1024:
-            raise UsageError(f"threads must be at most 1024, not {self.threads}")
-        for name in ("learning_rate", "half_life", "clip", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be positive and finite, not {value}")
-        if not self.max_grad_norm >= 0:
-            raise UsageError(f"max_grad_norm must not be negative, not {self.max_grad_norm}")
-        if self.run_dir == "":
-            raise UsageError("run_dir must not be empty")
         if any(size < 1 for size in self.hidden_sizes):
             raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
         # JSON gives a list.

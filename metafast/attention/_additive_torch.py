@@ -1,0 +1,217 @@
+"""Additive attention in torch's graphs: first and second derivatives, torch.compile, torch.func.
+
+Three operations are registered, one for each kernel: forward, backward, and the gradient of the backward one. Calls
+that need no graph do not come to them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metafast import _arrays, _core
+from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph
+from metafast.attention.additive import broadcast_batch
+
+_library = torch.library.Library("metafast", "FRAGMENT")
+_ARGUMENTS = "Tensor query, Tensor key, Tensor value, Tensor score_weight, Tensor? key_mask, Tensor? key_lengths"
+_GRADIENTS = f"{_ARGUMENTS}, Tensor weights, Tensor context_gradient, Tensor? weights_gradient"
+_COTANGENTS = "Tensor? query_cotangent, Tensor? key_cotangent, Tensor? value_cotangent, Tensor? score_weight_cotangent"
+_library.define(f"additive_attention({_ARGUMENTS}) -> (Tensor, Tensor)")
+_library.define(f"additive_attention_backward({_GRADIENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+# Gradients of query, key, value, score_weight, context_gradient and (empty without it) weights_gradient.
+_library.define(
+    f"additive_attention_double_backward({_GRADIENTS}, {_COTANGENTS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _on_host(kernel: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    results = kernel(*(None if tensor is None else tensor.detach().numpy() for tensor in tensors))
+    return tuple(torch.empty(0) if result is None else torch.from_numpy(result) for result in results)
+
+
+def _forward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return _on_host(functools.partial(_core.additive_attention, return_weights=True), *tensors)
+
+
+def _backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return _on_host(_core.additive_attention_backward, *tensors)
+
+
+def _double_backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return _on_host(_core.additive_attention_double_backward, *tensors)
+
+
+_library.impl("additive_attention", _forward_cpu, "CPU")
+_library.impl("additive_attention_backward", _backward_cpu, "CPU")
+_library.impl("additive_attention_double_backward", _double_backward_cpu, "CPU")
+
+
+@torch.library.register_fake("metafast::additive_attention", lib=_library)
+def _forward_fake(
+    query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    torch._check(query.ndim in (3, 4) and query.ndim == key.ndim == value.ndim)
+    torch._check(query.shape[:-2] == key.shape[:-2] == value.shape[:-2])
+    torch._check(query.shape[-1] == key.shape[-1] == score_weight.shape[-1])
+    torch._check(key.shape[-2] == value.shape[-2])
+    for tensor in (query, key, value, score_weight):
+        torch._check(tensor.dtype == query.dtype)
+        torch._check(tensor.device.type == "cpu")
+    rows = query.shape[:-1]
+    return query.new_empty(*rows, value.shape[-1]), query.new_empty(*rows, key.shape[-2])
+
+
+def _contiguous_like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors)
+
+
+@torch.library.register_fake("metafast::additive_attention_backward", lib=_library)
+def _backward_fake(query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return _contiguous_like(query, key, value, score_weight)
+
+
+@torch.library.register_fake("metafast::additive_attention_double_backward", lib=_library)
+def _double_backward_fake(
+    query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Any, key_lengths: Any, weights: Tensor,
+    context_gradient: Tensor, weights_gradient: Tensor | None, *_: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    last = query.new_empty(0) if weights_gradient is None else weights_gradient
+    return _contiguous_like(query, key, value, score_weight, context_gradient, last)
+
+
+def _call(operation: Any, kernel: Callable[..., tuple[Tensor, ...]], *tensors: Any) -> Any:
+    """Call a registered operation where something looks on that must see it, else the kernel itself: 20 us less."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return operation(*tensors)
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter, type(None)) for tensor in tensors):
+        return operation(*tensors)
+    return kernel(*tensors)
+
+
+def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """Call a function for every entry of a torch.func.vmap axis, and stack what it returns."""
+    results = []
+    for entry in range(info.batch_size):
+        chosen = (
+            argument if dim is None else argument.select(dim, entry)
+            for argument, dim in zip(arguments, in_dims, strict=True)
+        )
+        results.append(function.apply(*chosen))
+    stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+    return stacked, tuple(0 for _ in stacked)
+
+
+# torch.compile takes no variable arguments in these functions, hence the long lists.
+class _Forward(torch.autograd.Function):
+    """(context, weights)"""
+
+    @staticmethod
+    def forward(query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any) -> Any:
+        operation = torch.ops.metafast.additive_attention
+        return _call(operation, _forward_cpu, query, key, value, score_weight, key_mask, key_lengths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        query, key, value, score_weight, key_mask, key_lengths = inputs
+        ctx.save_for_backward(query, key, value, score_weight, key_mask, key_lengths, output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, context_gradient: Any, weights_gradient: Any) -> Any:
+        query, key, value, score_weight, key_mask, key_lengths, weights = ctx.saved_tensors
+        if context_gradient is None:
+            context_gradient = query.new_zeros(*query.shape[:-1], value.shape[-1])
+        # Without a graph to build (create_graph=False) the function object is not needed.
+        backward = _Backward.apply if torch.is_grad_enabled() else _Backward.forward
+        of_query, of_key, of_value, of_score_weight = backward(
+            query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient, weights_gradient
+        )
+        return of_query, of_key, of_value, of_score_weight, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return _one_by_one(_Forward, info, in_dims, arguments)
+
+
+class _Backward(torch.autograd.Function):
+    """The gradients of query, key, value and score_weight."""
+
+    @staticmethod
+    def forward(
+        query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any, weights: Any,
+        context_gradient: Any, weights_gradient: Any,
+    ) -> Any:  # fmt: skip
+        operation = torch.ops.metafast.additive_attention_backward
+        return _call(
+            operation, _backward_cpu, query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient,
+            weights_gradient,
+        )  # fmt: skip
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        inputs = ctx.saved_tensors
+        *four, of_context, of_weights = _DoubleBackward.apply(*inputs, *cotangents)  # type: ignore[no-untyped-call]
+        # The weights are what the other arguments say they are: their share is in the gradients of those.
+        return (*four, None, None, None, of_context, None if inputs[-1] is None else of_weights)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return _one_by_one(_Backward, info, in_dims, arguments)
+
+
+class _DoubleBackward(torch.autograd.Function):
+    """The gradient of the backward pass; its own gradient raises."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _call(torch.ops.metafast.additive_attention_double_backward, _double_backward_cpu, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        raise NotImplementedError("additive_attention has derivatives of first and second order, not of third")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return _one_by_one(_DoubleBackward, info, in_dims, arguments)
+
+
+def additive_attention(
+    query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None,
+    key_lengths: Tensor | None, return_weights: bool,
+) -> Any:  # fmt: skip
+    """Compute :func:`metafast.attention.additive_attention` of torch tensors."""
+    if not needs_graph(query, key, value, score_weight):
+        same_batch = query.shape[:1] == key.shape[:1] == value.shape[:1]
+        arguments = query, key, value, score_weight, key_mask, key_lengths, return_weights
+        results = call_on_plain_tensors(_core.additive_attention, *arguments) if same_batch else None
+        if results is not None:
+            return results if return_weights else results[0]
+    dtype = query.dtype
+    for tensor in (query, key, value, score_weight):
+        if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.dtype is not dtype:
+            # Something does not fit, and this says what.
+            floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
+            _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
+            _arrays.check_floats_share_dtype(floats)
+    if dtype in HALF_PRECISION:
+        query, key, value, score_weight = (tensor.float() for tensor in (query, key, value, score_weight))
+    query, key, value, key_mask = broadcast_batch(Tensor.expand, query, key, value, key_mask)
+    context, weights = _Forward.apply(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
+    if context.dtype is not dtype:
+        context, weights = context.to(dtype), weights.to(dtype)
+    return (context, weights) if return_weights else context
