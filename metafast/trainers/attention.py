@@ -39,7 +39,15 @@ TASKS: dict[str, Callable[..., CaptionedPictures]] = {
 # Where a data set needs other defaults than those below.
 PER_TASK: dict[str, dict[str, Any]] = {
     "animals": {},
-    "digit-grid": {"hops": 2, "samples": 40_000, "region_size": 128, "learning_rate": 3e-3},
+    "digit-grid": {
+        "hops": 2,
+        "samples": 48_000,
+        "region_size": 128,
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+        "decay": 0.8,
+        "epochs": 6,
+    },
 }
 
 
@@ -159,16 +167,17 @@ class AttentionModel(nn.Module):
         super().__init__()
         _, height, width, channels = data.pictures.shape
         region_size, state_size = config.region_size, 2 * config.state_size
-        self.edges = _convolution(channels, 16, 5, stride=2, padding=2)
+        few, more = max(1, region_size // 4), max(1, region_size // 2)
+        self.edges = _convolution(channels, few, 5, stride=2, padding=2)
         self.shapes = nn.Sequential(
-            _convolution(16, 32, 3, stride=2, padding=1), _convolution(32, region_size, 4, stride=2, padding=1)
+            _convolution(few, more, 3, stride=2, padding=1), _convolution(more, region_size, 4, stride=2, padding=1)
         )
         # Past the shapes, among which the colours would be lost.
-        self.colours = _convolution(16, region_size, 4, stride=4, rectified=False)
+        self.colours = _convolution(few, region_size, 4, stride=4, rectified=False)
         # Each region is of 8 by 8 pixels.
         self.grid = (height // 8, width // 8)
-        self.row_position = nn.Parameter(0.5 * torch.randn(region_size, self.grid[0], 1))
-        self.column_position = nn.Parameter(0.5 * torch.randn(region_size, 1, self.grid[1]))
+        self.row_position = nn.Parameter(0.1 * torch.randn(region_size, self.grid[0], 1))
+        self.column_position = nn.Parameter(0.1 * torch.randn(region_size, 1, self.grid[1]))
         # Vectors of one length, so that attending to what is of no account costs something.
         self.region_norm = nn.LayerNorm(region_size)
         self.embedding = nn.Embedding(len(data.vocabulary), config.word_size, padding_idx=0)
@@ -213,6 +222,8 @@ class AttentionModel(nn.Module):
                     # Each look asks with words of its own: "the seven", and when that is found "right of".
                     read, _ = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
                 query = torch.cat([read, seen], -1)
+                # Found by the features that the query stresses: an equality of word and shape is a product, which sums
+                # under a tanh learn slowly.
                 keys = regions * self.stress(query) if self.hops > 1 else regions
                 seen, weights = self.to_regions(query, keys, regions, return_weights=True)
                 looks.append(weights)
@@ -309,10 +320,20 @@ def judge(model: AttentionModel, data: CaptionedPictures, outcome: Outcome, devi
     if outcome.word_weights is None or outcome.region_weights is None:
         return result | {"words": None, "regions": None, "deletion": None}
     words, regions = outcome.word_weights, outcome.region_weights[:, -1]
+    planted = _interpretation.region_evidence(data, model.grid)
     in_caption, everywhere = data.words > 0, np.ones(regions.shape, dtype=bool)
     return result | {
         "words": _interpretation.point(words, _interpretation.word_evidence(data), in_caption),
-        "regions": _interpretation.point(regions, _interpretation.region_evidence(data, model.grid), everywhere),
+        "regions": _interpretation.point(regions, planted, everywhere),
+        "regions_by_kind": {
+            kind: _interpretation.point(regions[mask], planted[mask], everywhere[mask])
+            for kind, mask in data.kinds.items()
+        },
+        "first_look": None
+        if data.first_look is None
+        else _interpretation.point(
+            outcome.region_weights[:, 0], np.arange(regions.shape[1]) == data.first_look[:, None], everywhere
+        ),
         "deletion": _interpretation.deletion_test(
             lambda changed: answer(model, changed, device).predictions, data, words, regions, model.grid
         ),
