@@ -139,7 +139,7 @@ def generate(
     >>> grids.pictures.shape, grids.words.shape
     ((1000, 24, 24, 1), (1000, 9))
     >>> grids.caption(1), int(grids.targets["answer"][1])
-    ('show the middle', 5)
+    ('show the middle one', 5)
     >>> grids.digits[1].reshape(3, 3).tolist()
     [[6, 0, 9], [6, 5, 4], [0, 4, 0]]
     """

@@ -8,6 +8,7 @@ evidence (Jain and Wallace 2019), so they are held against evidence that was pla
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -113,6 +114,8 @@ class Config:
         _run.check_options(self, counts=(*sizes, *counts), positive=("learning_rate", "checkpoint_seconds"))
         if self.heat_maps < 0:
             raise UsageError(f"heat_maps must not be negative, not {self.heat_maps}")
+        if not 0 <= self.guidance < math.inf:
+            raise UsageError(f"guidance must be at least 0 and finite, not {self.guidance}")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
 

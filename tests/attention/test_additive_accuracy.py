@@ -88,9 +88,7 @@ def test_context_and_gradients(case, queries):
     context_gradient = torch.from_numpy(np.random.default_rng(1).standard_normal((BATCH, queries, COLUMNS)))
 
     def run(function, dtype):
-        arguments = [
-            torch.from_numpy(array).to(dtype).requires_grad_() for array in (query, key, value, score_weight)
-        ]
+        arguments = [torch.from_numpy(array).to(dtype).requires_grad_() for array in (query, key, value, score_weight)]
         context = function(*arguments)
         context = context[0] if isinstance(context, tuple) else context
         gradients = torch.autograd.grad(context, arguments, context_gradient.to(dtype))
