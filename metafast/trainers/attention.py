@@ -70,7 +70,7 @@ class Config:
     samples: int = 32_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
-    """Pictures to judge by, of combinations that training never sees."""
+    """Pictures to judge by, of combinations or handwriting that training never sees."""
     word_size: int = 64
     """Width of the word embeddings."""
     state_size: int = 64
@@ -438,7 +438,7 @@ def train(config: Config) -> dict[str, Any]:
     if rank == 0:
         columns = {"samples": [point["samples"] for point in counters.curve]}
         columns |= {f"{question} accuracy": [point[question] for point in counters.curve] for question in data.classes}
-        directory.write_curve(columns, title=f"{config.task}, held-out combinations")
+        directory.write_curve(columns, title=f"{config.task}, held out")
         outcome = answer(model, held_out, device)
         result = judge(model, held_out, outcome, device)
         result |= _interpretation.draw(directory.path, held_out, *outcome, model.grid, config.heat_maps)
