@@ -1,6 +1,6 @@
 """Pictures with captions, what is asked of them, and where the evidence for the answers was planted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,9 @@ class CaptionedPictures:
         Where in the picture the answer is seen: top, left, bottom, right [samples, 4] in pixels, ends exclusive.
     kinds
         What distinguishes samples whose accuracy is worth knowing apart: masks [samples] by name.
+    first_look
+        Where a way to the answer begins elsewhere than it ends: the region of 8 by 8 pixels
+        (row by row) that has to be found first, or -1 [samples]; None for data without.
     """
 
     pictures: np.ndarray
@@ -40,6 +43,7 @@ class CaptionedPictures:
     evidence_word: np.ndarray
     evidence_box: np.ndarray
     kinds: dict[str, np.ndarray]
+    first_look: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,4 +64,5 @@ class CaptionedPictures:
             evidence_word=self.evidence_word[samples],
             evidence_box=self.evidence_box[samples],
             kinds={kind: mask[samples] for kind, mask in self.kinds.items()},
+            first_look=None if self.first_look is None else self.first_look[samples],
         )

@@ -211,6 +211,8 @@ def draw(
 def describe(result: Mapping[str, Any]) -> str:
     """Say in words what `measure_accuracy` and, under words and regions, `point` returned."""
     lines = ["held-out accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in result["accuracy"].items())]
+    for kind, accuracy in result["accuracy_by_kind"].items():
+        lines.append(f"  {kind}: " + ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items()))
     for name in ("words", "regions"):
         if result[name] is not None and result[name]["mass"] is not None:
             shares = result[name]

@@ -8,6 +8,7 @@ evidence (Jain and Wallace 2019), so they are held against evidence that was pla
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import metafast
 from metafast.attention import AdditiveAttention
-from metafast.data import animal_scenes
+from metafast.data import animal_scenes, digit_grid
 from metafast.data.captioned import CaptionedPictures
 from metafast.trainers import UsageError, _distributed, _interpretation, _run
 from metafast.trainers._learner import ModuleLearner, find_device
@@ -34,10 +35,20 @@ NAME = "attention"
 # Data sets by name: functions of (samples, "train" or "held-out", seed=).
 TASKS: dict[str, Callable[..., CaptionedPictures]] = {
     "animals": animal_scenes.generate,
+    "digit-grid": digit_grid.generate,
 }
 # Where a data set needs other defaults than those below.
 PER_TASK: dict[str, dict[str, Any]] = {
     "animals": {},
+    "digit-grid": {
+        "hops": 2,
+        "samples": 48_000,
+        "region_size": 128,
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+        "decay": 0.8,
+        "epochs": 6,
+    },
 }
 
 
@@ -49,15 +60,17 @@ class Config:
     """
 
     task: str = "animals"
-    """Data set: animals (which species, and is it afraid of light?)."""
+    """Data set: animals (which species, and is it afraid of light?) or digit-grid (what is right of the seven?)."""
     attention: bool = True
     """Attend to words and regions; without, the same network takes the mean over each."""
     hops: int = 1
     """Times that the network looks at the regions, each time knowing what it saw before."""
+    guidance: float = 1.0
+    """Weight of the loss that teaches the first of several looks where to look, for data that says so; 0 for none."""
     samples: int = 32_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
-    """Pictures to judge by, of combinations that training never sees."""
+    """Pictures to judge by, of combinations or handwriting that training never sees."""
     word_size: int = 64
     """Width of the word embeddings."""
     state_size: int = 64
@@ -101,6 +114,8 @@ class Config:
         _run.check_options(self, counts=(*sizes, *counts), positive=("learning_rate", "checkpoint_seconds"))
         if self.heat_maps < 0:
             raise UsageError(f"heat_maps must not be negative, not {self.heat_maps}")
+        if not 0 <= self.guidance < math.inf:
+            raise UsageError(f"guidance must be at least 0 and finite, not {self.guidance}")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
 
@@ -155,12 +170,13 @@ class AttentionModel(nn.Module):
         super().__init__()
         _, height, width, channels = data.pictures.shape
         region_size, state_size = config.region_size, 2 * config.state_size
-        self.edges = _convolution(channels, 16, 5, stride=2, padding=2)
+        few, more = max(1, region_size // 4), max(1, region_size // 2)
+        self.edges = _convolution(channels, few, 5, stride=2, padding=2)
         self.shapes = nn.Sequential(
-            _convolution(16, 32, 3, stride=2, padding=1), _convolution(32, region_size, 4, stride=2, padding=1)
+            _convolution(few, more, 3, stride=2, padding=1), _convolution(more, region_size, 4, stride=2, padding=1)
         )
         # Past the shapes, among which the colours would be lost.
-        self.colours = _convolution(16, region_size, 4, stride=4, rectified=False)
+        self.colours = _convolution(few, region_size, 4, stride=4, rectified=False)
         # Each region is of 8 by 8 pixels.
         self.grid = (height // 8, width // 8)
         self.row_position = nn.Parameter(0.1 * torch.randn(region_size, self.grid[0], 1))
@@ -174,6 +190,8 @@ class AttentionModel(nn.Module):
         self.attention = config.attention
         if config.attention:
             self.to_regions = AdditiveAttention(state_size + region_size, region_size, config.attention_size)
+            if config.hops > 1:
+                self.stress = nn.Linear(state_size + region_size, region_size)
             self.to_words = AdditiveAttention(region_size, state_size, config.attention_size)
             self.meaning = nn.Sequential(nn.Linear(config.word_size, state_size), nn.LayerNorm(state_size))
         self.combine = nn.Linear(state_size + region_size, config.hidden_size)
@@ -200,12 +218,18 @@ class AttentionModel(nn.Module):
         regions, embedded = self.encode_picture(pictures), self.embedding(words)
         states, question = self.encode_words(embedded, lengths)
         if self.attention:
-            seen, looks = torch.zeros_like(regions[:, :1]), []
-            for _ in range(self.hops):
-                query = torch.cat([question[:, None], seen], -1)
-                seen, weights = self.to_regions(query, regions, return_weights=True)
-                looks.append(weights)
+            seen, read, looks = torch.zeros_like(regions[:, :1]), question[:, None], []
             meanings = self.meaning(embedded)
+            for _ in range(self.hops):
+                if self.hops > 1:
+                    # Each look asks with words of its own: "the seven", and when that is found "right of".
+                    read, _ = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
+                query = torch.cat([read, seen], -1)
+                # Found by the features that the query stresses: an equality of word and shape is a product, which sums
+                # under a tanh learn slowly.
+                keys = regions * self.stress(query) if self.hops > 1 else regions
+                seen, weights = self.to_regions(query, keys, regions, return_weights=True)
+                looks.append(weights)
             read, weights = self.to_words(seen, states, meanings, key_lengths=lengths, return_weights=True)
             seen, read, word_weights, region_weights = seen[:, 0], read[:, 0], weights[:, 0], torch.cat(looks, 1)
         else:
@@ -253,6 +277,10 @@ def update(
     for question, logits in answers.logits.items():
         target = torch.from_numpy(data.targets[question][samples]).to(learner.device)
         losses[question] = functional.cross_entropy(logits, target)
+    if data.first_look is not None and answers.region_weights is not None and config.guidance:
+        places = torch.from_numpy(data.first_look[samples]).to(learner.device)
+        surprise = -(answers.region_weights[:, 0] + 1e-6).log().gather(1, places.clamp(min=0)[:, None])[:, 0]
+        losses["first look"] = config.guidance * (surprise * (places >= 0)).mean()
     torch.stack(list(losses.values())).sum().backward()
     learner.step(learning_rate, config.max_grad_norm)
     return {question: loss.detach() for question, loss in losses.items()}
@@ -295,10 +323,20 @@ def judge(model: AttentionModel, data: CaptionedPictures, outcome: Outcome, devi
     if outcome.word_weights is None or outcome.region_weights is None:
         return result | {"words": None, "regions": None, "deletion": None}
     words, regions = outcome.word_weights, outcome.region_weights[:, -1]
+    planted = _interpretation.region_evidence(data, model.grid)
     in_caption, everywhere = data.words > 0, np.ones(regions.shape, dtype=bool)
     return result | {
         "words": _interpretation.point(words, _interpretation.word_evidence(data), in_caption),
-        "regions": _interpretation.point(regions, _interpretation.region_evidence(data, model.grid), everywhere),
+        "regions": _interpretation.point(regions, planted, everywhere),
+        "regions_by_kind": {
+            kind: _interpretation.point(regions[mask], planted[mask], everywhere[mask])
+            for kind, mask in data.kinds.items()
+        },
+        "first_look": None
+        if data.first_look is None
+        else _interpretation.point(
+            outcome.region_weights[:, 0], np.arange(regions.shape[1]) == data.first_look[:, None], everywhere
+        ),
         "deletion": _interpretation.deletion_test(
             lambda changed: answer(model, changed, device).predictions, data, words, regions, model.grid
         ),
@@ -400,7 +438,7 @@ def train(config: Config) -> dict[str, Any]:
     if rank == 0:
         columns = {"samples": [point["samples"] for point in counters.curve]}
         columns |= {f"{question} accuracy": [point[question] for point in counters.curve] for question in data.classes}
-        directory.write_curve(columns, title=f"{config.task}, held-out combinations")
+        directory.write_curve(columns, title=f"{config.task}, held out")
         outcome = answer(model, held_out, device)
         result = judge(model, held_out, outcome, device)
         result |= _interpretation.draw(directory.path, held_out, *outcome, model.grid, config.heat_maps)
