@@ -161,16 +161,29 @@ inline void backward_block(const T* query_rows, std::int64_t queries, const T* k
   }
 }
 
-// [rows of the active keys, columns] to [columns, stride].
+// [rows of the active keys, columns] to [columns, stride], where `stride` has room for whole vectors.
 template <class T>
 inline void transpose_rows(const T* rows, std::int64_t row_stride, std::int64_t columns, const PreparedKeys<T>& prepared,
                            T* transposed, std::int64_t stride) {
-  constexpr std::int64_t block = 16;
-  for (std::int64_t first = 0; first < *prepared.count; first += block) {
-    const std::int64_t end = first + block < *prepared.count ? first + block : *prepared.count;
-    for (std::int64_t column = 0; column < columns; ++column)
-      for (std::int64_t index = first; index < end; ++index)
-        transposed[column * stride + index] = rows[prepared.active[index] * row_stride + column];
+  constexpr int W = kLanes<T>;
+  const std::int64_t count = *prepared.count;
+  for (std::int64_t first = 0; first < count; first += W) {
+    const T* block[W];
+    // Beyond the last row, that row again: its copies land in the padding.
+    for (int index = 0; index < W; ++index)
+      block[index] = rows + prepared.active[first + index < count ? first + index : count - 1] * row_stride;
+    std::int64_t column = 0;
+    for (; column + W <= columns; column += W) {
+      typename Pack<T, W>::Real vectors[W];
+#pragma GCC unroll 16
+      for (int index = 0; index < W; ++index) vectors[index] = Pack<T, W>::load(block[index] + column);
+      transpose<T, W>(vectors);
+#pragma GCC unroll 16
+      for (int index = 0; index < W; ++index)
+        Pack<T, W>::store(transposed + (column + index) * stride + first, vectors[index]);
+    }
+    for (; column < columns; ++column)
+      for (int index = 0; index < W; ++index) transposed[column * stride + first + index] = block[index][column];
   }
 }
 
