@@ -54,7 +54,7 @@ class Config:
     """Attend to words and regions; without, the same network takes the mean over each."""
     hops: int = 1
     """Times that the network looks at the regions, each time knowing what it saw before."""
-    samples: int = 32_000
+    samples: int = 40_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
     """Pictures to judge by, of combinations that training never sees."""
@@ -68,7 +68,7 @@ class Config:
     """Width in which attention scores."""
     hidden_size: int = 128
     """Width of the layer under the heads."""
-    epochs: int = 5
+    epochs: int = 4
     """Passes over the training pictures; to resume with more stretches the decay too."""
     batch_size: int = 64
     """Pictures per update, on each process."""
