@@ -92,7 +92,6 @@ MARKINGS: dict[str, list[Ellipse]] = {
     ],
     "tortoise": [
         *(("body", -0.22 + 0.22 * i, 0.38 - 0.06 * abs(i - 1), 0.085, 0.12, 0.0) for i in range(3)),
-        ("body", 0.0, 0.20, 0.42, 0.025, 0.0),
     ],
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ def combinations(split: Split) -> np.ndarray:
     return chosen
 
 
-def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter: int = 5) -> CaptionedPictures:
+def generate(num_samples: int, split: Split = "train", *, seed: int = 0, clutter: int = 4) -> CaptionedPictures:
     """Draw `num_samples` pictures of 48 by 48 pixels, each with `clutter` objects about one animal, and caption them.
 
     Examples
@@ -193,9 +193,9 @@ def _draw(
 
     # The animal: looking left or right, of some size, somewhat tilted, anywhere in the picture.
     facing = rng.choice([-1.0, 1.0], (samples, 1))
-    scale = rng.uniform(14.0, 18.5, (samples, 1))
+    scale = rng.uniform(15.0, 19.0, (samples, 1))
     tilt = rng.normal(0, 0.08, (samples, 1))
-    middle = rng.uniform(-13, 13, (2, samples, 1))
+    middle = rng.uniform(-11, 11, (2, samples, 1))
 
     def cover(table: np.ndarray) -> np.ndarray:
         x, y, along, across, angle = np.moveaxis(table[species, pose], -1, 0)

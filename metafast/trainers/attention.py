@@ -67,7 +67,7 @@ class Config:
     """Times that the network looks at the regions, each time knowing what it saw before."""
     guidance: float = 1.0
     """Weight of the loss that teaches the first of several looks where to look, for data that says so; 0 for none."""
-    samples: int = 32_000
+    samples: int = 40_000
     """Pictures to train on."""
     held_out_samples: int = 2_000
     """Pictures to judge by, of combinations or handwriting that training never sees."""
@@ -81,7 +81,7 @@ class Config:
     """Width in which attention scores."""
     hidden_size: int = 128
     """Width of the layer under the heads."""
-    epochs: int = 5
+    epochs: int = 4
     """Passes over the training pictures; to resume with more stretches the decay too."""
     batch_size: int = 64
     """Pictures per update, on each process."""
