@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,12 @@ _tracing_state = torch._C._get_tracing_state
 _forward_ad = torch.autograd.forward_ad
 _Parameter = torch.nn.Parameter
 _PLAIN_VALUES = (float, int, bool)
+
+
+def quick(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """Class decorator: torch asks for the signature of `forward` at every call, which takes 20 us to find out anew."""
+    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
+    return function
 
 
 def needs_graph(*tensors: Any) -> bool:

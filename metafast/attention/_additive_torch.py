@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
-from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph
+from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph, quick
 from metafast.attention.additive import broadcast_batch
 
 _library = torch.library.Library("metafast", "FRAGMENT")
@@ -31,7 +31,7 @@ _library.define(
 
 
 def _on_host(kernel: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    results = kernel(*(None if tensor is None else tensor.detach().numpy() for tensor in tensors))
+    results = kernel(*(tensor if tensor is None else tensor.detach().numpy() for tensor in tensors))
     return tuple(torch.empty(0) if result is None else torch.from_numpy(result) for result in results)
 
 
@@ -108,6 +108,7 @@ def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], arguments: t
 
 
 # torch.compile takes no variable arguments in these functions, hence the long lists.
+@quick
 class _Forward(torch.autograd.Function):
     """(context, weights)"""
 
@@ -139,6 +140,7 @@ class _Forward(torch.autograd.Function):
         return _one_by_one(_Forward, info, in_dims, arguments)
 
 
+@quick
 class _Backward(torch.autograd.Function):
     """The gradients of query, key, value and score_weight."""
 
@@ -170,6 +172,7 @@ class _Backward(torch.autograd.Function):
         return _one_by_one(_Backward, info, in_dims, arguments)
 
 
+@quick
 class _DoubleBackward(torch.autograd.Function):
     """The gradient of the backward pass; its own gradient raises."""
 

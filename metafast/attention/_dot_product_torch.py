@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
-from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph
+from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph, quick
 
 __all__ = ["call_on_plain_tensors", "dot_product_attention", "needs_graph"]
 
@@ -84,6 +84,7 @@ def _attention_gradient(*arguments: Any) -> _Tensors:
     return tuple(_AttentionGradient.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
+@quick
 class _Attention(torch.autograd.Function):
     """The attention with its gradient, in the form that torch.func's transforms can see through."""
 
@@ -120,6 +121,7 @@ class _Attention(torch.autograd.Function):
         return _fold(_Attention, info, in_dims, arguments)
 
 
+@quick
 class _AttentionGradient(torch.autograd.Function):
     """The gradient with its own gradient. `context`, `statistics` and `weights` are functions of the other inputs."""
 

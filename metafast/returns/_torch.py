@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
-from metafast._torch_calls import HALF_PRECISION
+from metafast._torch_calls import HALF_PRECISION, quick
 
 MAX_DIMENSIONS = 8  # as in the bindings
 
@@ -37,6 +37,7 @@ def _affine_scan_fake(offsets: Tensor, decays: Tensor, time_axis: int, forwards:
     return torch.empty_like(offsets, memory_format=torch.contiguous_format)
 
 
+@quick
 class _AffineScan(torch.autograd.Function):
     """The registered operation with its gradient, in the form that torch.func's transforms can see through."""
 
@@ -72,6 +73,7 @@ class _AffineScan(torch.autograd.Function):
         return result, result.ndim - 1
 
 
+@quick
 class _ForwardModeAffineScan(_AffineScan):
     """The same with tangents: apart, because torch.compile takes no function that defines them."""
 
