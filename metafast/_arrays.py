@@ -48,7 +48,12 @@ def device_of(array: Any) -> str:
         return "cpu"
     if is_torch(array):
         return str(array.device)
-    kind = int(array.__dlpack_device__()[0])  # 1 is kDLCPU
+    try:
+        kind = int(array.__dlpack_device__()[0])  # 1 is kDLCPU
+    except AttributeError:
+        raise TypeError(
+            f"{type(array).__name__} has no memory to compute on: it is being traced; call the function outside of that"
+        ) from None
     return "cpu" if kind == 1 else f"a device of DLPack kind {kind}"
 
 
@@ -87,6 +92,8 @@ def check_same_kind(arrays: Mapping[str, Any]) -> None:
             )
         if device_of(array) != device:
             raise TypeError(f"{name} is on {device_of(array)}, but {first} is on {device}; one call takes one device")
+    if not library:
+        raise TypeError(f"{first} must be an array (NumPy, torch, JAX, or with __dlpack__), not a number")
     if device != "cpu":
         raise TypeError(f"{first} is on {device}; this function computes on the CPU, so move its arrays there first")
 

@@ -58,7 +58,7 @@ def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:
     for argument in arguments:
         kind = type(argument)
         if kind is Tensor or kind is _Parameter:
-            if not argument.is_cpu or argument.dtype in HALF_PRECISION:
+            if not argument.is_cpu or argument.dtype in HALF_PRECISION or argument.is_neg():
                 return None
             views.append(argument.detach().numpy() if argument.requires_grad else argument.numpy())
         elif argument is None or kind in _PLAIN_VALUES:

@@ -67,6 +67,9 @@ struct AdditiveDoubleBackward : AdditiveBackward<T> {
   View<T> weights_gradient_gradient;  // optional
 };
 
+// Queries that share the keys while these are in the first cache, and the values in the matrix product.
+constexpr std::int64_t kQueryTile = 12;
+
 // Rows are padded to whole vectors of the widest level, so that they lie alike at every level.
 template <class T>
 constexpr std::int64_t kPadding = 64 / sizeof(T);

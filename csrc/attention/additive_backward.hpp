@@ -53,20 +53,6 @@ struct BackwardScratch {
 
 // tanh of a query's and a key's column from what exponential_form.hpp makes of them, in each of its forms.
 
-// numerator / denominator. The float estimate r of v4 has 14 bits; its residual 1 - denominator r corrects it.
-template <class T, int W, class Real = typename Pack<T, W>::Real>
-[[gnu::always_inline]] inline Real divide(Real numerator, Real denominator) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(Real) == 64 && sizeof(T) == 4) {
-    const Real estimate = (Real)_mm512_maskz_rcp14_ps(0xffff, (__m512)denominator);
-    const Real residual = Pack<T, W>::subtract_product(denominator, estimate, Pack<T, W>::fill(1));
-    const Real quotient = numerator * estimate;
-    return Pack<T, W>::multiply_add(quotient, residual, quotient);
-  }
-#endif
-  return numerator / denominator;
-}
-
 // 1 - 1 / (1/2 + e/2), where the query's exponential is halved.
 template <class T>
 struct TanhOfProduct {
@@ -86,13 +72,24 @@ struct TanhOfProduct {
   }
 };
 
-// (e - 1) / (e + 1), where query and key are exponentials less 1.
+// (e - 1) / (e + 1), where query and key are exponentials less 1; as 1 - 2 / (e + 1) where that is near 1, so that a
+// saturated tanh is 1 itself.
 template <class T>
 struct TanhOfNarrow {
   template <int W, class Real>
   [[gnu::always_inline]] static inline Real of(Real query, Real key) {
-    const Real less_one = Pack<T, W>::multiply_add(query, key, query + key);
-    return divide<T, W>(less_one, less_one + T(2));
+    using P = Pack<T, W>;
+    const Real less_one = P::multiply_add(query, key, query + key), more_one = less_one + T(2);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 4) {
+      const Real estimate = (Real)_mm512_maskz_rcp14_ps(0xffff, (__m512)more_one);
+      const Real residual = P::subtract_product(more_one, estimate, P::fill(1));
+      const Real quotient = less_one * estimate, twice = estimate + estimate;
+      return less_one > T(1) ? P::subtract_product(twice, residual, P::fill(1) - twice)
+                             : P::multiply_add(quotient, residual, quotient);
+    }
+#endif
+    return less_one > T(1) ? T(1) - T(2) / more_one : less_one / more_one;
   }
 };
 

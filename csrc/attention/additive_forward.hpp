@@ -9,9 +9,6 @@
 namespace metafast::attention {
 namespace {
 
-// Queries that share the keys while these are in the first cache, and the values in the matrix product.
-constexpr std::int64_t kQueryTile = 12;
-
 template <class T>
 struct ForwardScratch {
   T* query;   // [padded width]

@@ -19,14 +19,17 @@
 // exponential of a query above 2^-119, and no product of two D leaves the normal numbers. For doubles the same bounds
 // are 2^401, 2^-60, 2^-231 and 2^231.
 //
-// Error of a float score, u = 2^-24, relative to the sum of |w|. An exponential has 2.2 u (as vector_exp) and 1 u from the
-// compensation of its argument, whose own rounding is compensated; that of a key 1 u more from the division by w. D
-// takes them with the share 1 - sigma of e in it, 1/w's 1 u with the share sigma, and 1 u of its own:
-// (1 - sigma) 7.4 u + sigma u + u. Numerator, product, reciprocal estimate (2^-14, after one Newton step 2^-28) and the
-// two factors of the quotient add 1, 1 and 2.1 u, and 1 u more in the separate form. Twice sigma times all this is at
-// most 2 sigma (7.4 (1 - sigma) + sigma + 6.1) u <= 14.2 u. The sum over columns and then lanes adds
-// 2 (H / 32 + 5) u at most. These bound the worst case, in which all roundings conspire; as independent errors they
-// add to about 2 u, and tests/attention/test_additive_accuracy.py holds the kernel to 4.2 u = 2.5e-7.
+// Error of a float score, u = 2^-24, relative to the sum of |w|. An exponential has 2.2 u (as vector_exp) and 1 u from
+// the compensation of its argument, whose own rounding is compensated; that of a key 1 u more from the division by w. D
+// takes them with the share 1 - sigma of e in it, 1/w's 1 u with the share sigma, and 1 u of its own (2 u without fused
+// multiply-adds, on v2): (1 - sigma) 7.4 u + sigma u + 2 u. Numerator, product, reciprocal estimate (2^-14, after one
+// Newton step 2^-28) and the two factors of the quotient add 1, 1 and 2.1 u, and 2 u more in the separate form. Twice
+// sigma times all this is at most 2 sigma (7.4 (1 - sigma) + sigma + 8.1) u <= 18.2 u. Clamping adds the 0.5 u that a
+// tanh is short of 1 at kSaturation, and the sums over pairs of columns and then lanes, of W lanes,
+// 2 (H / 2W + log2 W + 1) u. At H = 128 that is at most 37 u = 2.2e-6 on v4.
+// This worst case has all roundings conspire. They do so in part where all columns are alike: 5e-7 was seen (8e-7 on
+// v2, eager torch 4e-7). Over columns that differ they add up as independent errors do, and there
+// tests/attention/test_additive_accuracy.py holds every level to 4.2 u = 2.5e-7, over all ranges.
 // The direct form has no error of exponentials but that of q + k, as any implementation does.
 //
 // The identity tanh(q + k) = (tanh q + tanh k) / (1 + tanh q tanh k) is not usable: near saturation both sides of the

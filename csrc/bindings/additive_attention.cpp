@@ -19,13 +19,14 @@ struct Cut {
   std::int64_t problems_per_slice;  // where a problem is one block
 
   explicit Cut(const Extents& extents) {
-    const std::int64_t per_query = products_per_query(extents), queries = std::max<std::int64_t>(1, extents.queries);
+    const double per_query = products_per_query(extents);
+    const std::int64_t queries = std::max<std::int64_t>(1, extents.queries);
     // At most about 64 slices, and none smaller than is worth it.
-    queries_per_block = std::max(kProductsPerSlice / per_query, extents.problems() * queries / 64);
-    queries_per_block = (queries_per_block + 11) / 12 * 12;
+    queries_per_block = std::max(as_many_as(kProductsPerSlice, per_query, queries), extents.problems() * queries / 64);
+    queries_per_block = (queries_per_block + kQueryTile - 1) / kQueryTile * kQueryTile;
     if (2 * queries_per_block > queries) queries_per_block = queries;
     blocks = (queries + queries_per_block - 1) / queries_per_block;
-    problems_per_slice = std::max<std::int64_t>(1, kProductsPerSlice / 4 / (per_query * queries));
+    problems_per_slice = as_many_as(kProductsPerSlice / 4, per_query * queries, extents.problems());
   }
 };
 
@@ -57,14 +58,13 @@ void prepare_and_run(const AdditiveForward<T>& arguments) {
   const std::int64_t problems = extents.problems();
   if (problems == 0) return;
   const Cut cut(extents);
-  const int threads = max_threads(extents);
-  const int scratch_blocks = threads == 1 ? 1 : get_num_threads();
+  const int threads = num_threads(extents);
   const std::int64_t key_bytes = prepared_bytes<T>(extents);
   const auto prepare = additive_table().of<T>().prepare;
   const std::int64_t scratch_bytes = additive_table().of<T>().forward_scratch(extents);
   const Form form = extents.queries == 1 ? Form::direct : extents.queries < 4 ? Form::separate : Form::folded;
   if (cut.blocks == 1) {
-    ScratchBlocks scratch(key_bytes + scratch_bytes, scratch_blocks);
+    ScratchBlocks scratch(key_bytes + scratch_bytes, threads);
     const std::int64_t slices = (problems + cut.problems_per_slice - 1) / cut.problems_per_slice;
     for_each_slice_interruptibly(
         slices,
@@ -82,7 +82,7 @@ void prepare_and_run(const AdditiveForward<T>& arguments) {
   }
   const std::int64_t together = std::min(problems, std::max<std::int64_t>(1, kPreparedBytes / key_bytes));
   const AlignedMemory keys(together * key_bytes);
-  ScratchBlocks scratch(scratch_bytes, scratch_blocks);
+  ScratchBlocks scratch(scratch_bytes, threads);
   for (std::int64_t first = 0; first < problems; first += together) {
     const std::int64_t count = std::min(together, problems - first);
     const auto prepared = [&](std::int64_t index) { return place_keys<T>(extents, keys.get() + index * key_bytes); };
@@ -141,10 +141,11 @@ class CachedKeys {
     arguments.query = attention_view<T>(query);
     const py::tuple results = new_results(query, return_weights, arguments);
     const Cut cut(extents);
-    const int threads = max_threads(extents);
+    check_sizes(extents);
+    const int threads = num_threads(extents);
     const std::int64_t blocks = extents.problems() * cut.blocks;
     const std::int64_t slices = (blocks + cut.problems_per_slice - 1) / cut.problems_per_slice;
-    ScratchBlocks scratch(additive_table().of<T>().forward_scratch(extents), threads == 1 ? 1 : get_num_threads());
+    ScratchBlocks scratch(additive_table().of<T>().forward_scratch(extents), threads);
     for_each_slice_interruptibly(
         slices,
         [&](std::int64_t slice) {

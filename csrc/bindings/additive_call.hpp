@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "attention/additive.hpp"
@@ -19,12 +20,32 @@ constexpr std::int64_t kProductsWorthThreads = 1 << 18;
 // Slices of so many products take about a tenth of a millisecond.
 constexpr std::int64_t kProductsPerSlice = 1 << 20;
 
-inline std::int64_t products_per_query(const Extents& extents) {
-  return std::max<std::int64_t>(1, extents.keys * (extents.width + extents.value_width / 4));
+// In doubles, which only get inexact where whole numbers would overflow.
+inline double products_per_query(const Extents& extents) {
+  return std::max(1.0, static_cast<double>(extents.keys) * (extents.width + extents.value_width / 4));
 }
 
-inline int max_threads(const Extents& extents) {
-  return extents.problems() * extents.queries * products_per_query(extents) < kProductsWorthThreads ? 1 : 0;
+// How many of `products` make one: at least 1.
+inline std::int64_t as_many_as(double whole, double part, std::int64_t most) {
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(whole / part, static_cast<double>(most))));
+}
+
+// The threads of a call. Asked for once: its scratch is for so many, though somebody set another number meanwhile.
+inline int num_threads(const Extents& extents) {
+  const double products = static_cast<double>(extents.problems()) * extents.queries * products_per_query(extents);
+  return products < kProductsWorthThreads ? 1 : get_num_threads();
+}
+
+// Raises MemoryError where the sizes of a call's memory would overflow, as those of broadcast arrays may.
+inline void check_sizes(const Extents& extents) {
+  std::int64_t bytes = 1 << 12;
+  const auto times = [&](std::int64_t factor) {
+    if (__builtin_mul_overflow(bytes, factor, &bytes)) throw std::bad_alloc();
+  };
+  times(std::max<std::int64_t>(1, extents.batch));
+  times(std::max<std::int64_t>(1, extents.heads));
+  times(extents.queries / 16 + extents.keys / 16 + 16);
+  times(extents.width / 16 + extents.value_width / 16 + 16);
 }
 
 // The query (or, of prepared keys, the key), which has axes for the batch, its rows and columns, and maybe heads.
@@ -81,6 +102,7 @@ struct Call {
     extents = {query.shape(0), heads, query.shape(ndim - 2), keys, width, value.shape(ndim - 1)};
     if (extents.keys >= std::int64_t{1} << 31)
       throw py::value_error("key has " + std::to_string(extents.keys) + " keys; fewer than 2**31 are taken");
+    check_sizes(extents);
     arguments.query = attention_view<T>(query);
     arguments.key = attention_view<T>(key);
     arguments.value = attention_view<T>(value);

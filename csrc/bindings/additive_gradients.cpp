@@ -16,13 +16,15 @@ struct GradientCut {
   GradientCut(const Extents& extents, std::int64_t sums_bytes) {
     constexpr std::int64_t slices = 16, least_queries = 32, most_bytes = std::int64_t{8} << 20;
     const std::int64_t problems = std::max<std::int64_t>(1, extents.problems());
-    const std::int64_t queries = std::max<std::int64_t>(1, extents.queries), per_query = products_per_query(extents);
-    std::int64_t wanted = std::min({slices / problems, queries * per_query / kProductsPerSlice, most_bytes / (problems * sums_bytes)});
-    wanted = std::max<std::int64_t>(1, wanted);
+    const std::int64_t queries = std::max<std::int64_t>(1, extents.queries);
+    const double per_query = products_per_query(extents);
+    const std::int64_t wanted =
+        std::max<std::int64_t>(1, std::min({slices / problems, most_bytes / problems / sums_bytes,
+                                            as_many_as(per_query * queries, kProductsPerSlice, slices)}));
     queries_per_block = (queries + wanted - 1) / wanted;
-    queries_per_block = wanted == 1 ? queries : (queries_per_block + least_queries - 1) / least_queries * least_queries;
+    if (wanted > 1) queries_per_block = (queries_per_block + least_queries - 1) / least_queries * least_queries;
     blocks = (queries + queries_per_block - 1) / queries_per_block;
-    problems_per_slice = std::max<std::int64_t>(1, kProductsPerSlice / 8 / (per_query * queries));
+    problems_per_slice = as_many_as(kProductsPerSlice / 8, per_query * queries, problems);
   }
 };
 
@@ -36,14 +38,13 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
   const std::int64_t sums_bytes = std::max<std::int64_t>(kCacheLine, sums_size<T>(extents) * sizeof(T));
   const std::int64_t key_bytes = prepared_bytes<T>(extents);
   const GradientCut cut(extents, sums_bytes);
-  const int threads = max_threads(extents);
-  const int scratch_blocks = threads == 1 ? 1 : get_num_threads();
+  const int threads = num_threads(extents);
   const AdditiveKernels<T>& kernels = additive_table().of<T>();
   const Form form = extents.queries == 1 ? Form::direct : Form::narrow;
   const AlignedMemory weight_memory(problems * cut.blocks * width * sizeof(T));
   const auto weight_sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(weight_memory.get()) + slice * width; };
   if (cut.blocks == 1) {
-    ScratchBlocks scratch(key_bytes + sums_bytes + scratch_bytes, scratch_blocks);
+    ScratchBlocks scratch(key_bytes + sums_bytes + scratch_bytes, threads);
     const std::int64_t slices = (problems + cut.problems_per_slice - 1) / cut.problems_per_slice;
     for_each_slice_interruptibly(
         slices,
@@ -61,7 +62,7 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
         threads);
   } else {
     const AlignedMemory key_memory(problems * key_bytes), sums_memory(problems * cut.blocks * sums_bytes);
-    ScratchBlocks scratch(scratch_bytes, scratch_blocks);
+    ScratchBlocks scratch(scratch_bytes, threads);
     const auto keys = [&](std::int64_t problem) { return place_keys<T>(extents, key_memory.get() + problem * key_bytes); };
     const auto sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(sums_memory.get() + slice * sums_bytes); };
     for_each_slice_interruptibly(

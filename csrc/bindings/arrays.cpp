@@ -46,7 +46,7 @@ py::array plain_array(py::handle value, const char* name) {
   auto array = py::reinterpret_borrow<py::array>(value);
   if (Py_TYPE(value.ptr()) != reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_) &&
       py::isinstance(array, py::module_::import("numpy.ma").attr("MaskedArray")))
-    throw py::type_error(std::string(name) + " is a masked array; pass its data and say what is masked by `mask`");
+    throw py::type_error(std::string(name) + " is a masked array; pass its data, and what is masked as a mask of its own");
   if (array.ndim() > kMaxDimensions)
     throw py::value_error(std::string(name) + " has " + std::to_string(array.ndim()) + " dimensions; at most " +
                           std::to_string(kMaxDimensions) + " are taken");

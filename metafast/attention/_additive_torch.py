@@ -31,7 +31,7 @@ _library.define(
 
 
 def _on_host(kernel: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    results = kernel(*(tensor if tensor is None else tensor.detach().numpy() for tensor in tensors))
+    results = kernel(*(tensor if tensor is None else tensor.detach().resolve_neg().numpy() for tensor in tensors))
     return tuple(torch.empty(0) if result is None else torch.from_numpy(result) for result in results)
 
 
@@ -52,17 +52,24 @@ _library.impl("additive_attention_backward", _backward_cpu, "CPU")
 _library.impl("additive_attention_double_backward", _double_backward_cpu, "CPU")
 
 
+def _check_shape(name: str, tensor: Tensor, expected: tuple[Any, ...]) -> None:
+    torch._check(
+        tensor.ndim == len(expected) and all(found == size for found, size in zip(tensor.shape, expected, strict=True)),
+        lambda: f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}",
+    )
+
+
 @torch.library.register_fake("metafast::additive_attention", lib=_library)
 def _forward_fake(
     query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    torch._check(query.ndim in (3, 4) and query.ndim == key.ndim == value.ndim)
-    torch._check(query.shape[:-2] == key.shape[:-2] == value.shape[:-2])
-    torch._check(query.shape[-1] == key.shape[-1] == score_weight.shape[-1])
-    torch._check(key.shape[-2] == value.shape[-2])
-    for tensor in (query, key, value, score_weight):
-        torch._check(tensor.dtype == query.dtype)
-        torch._check(tensor.device.type == "cpu")
+    others = {"key": key, "value": value, "score_weight": score_weight}
+    torch._check(query.ndim in (3, 4), lambda: f"query has shape {tuple(query.shape)}, expected 3 or 4 axes")
+    _check_shape("key", key, (*query.shape[:-2], key.shape[-2] if key.ndim > 1 else 0, query.shape[-1]))
+    _check_shape("value", value, (*key.shape[:-1], value.shape[-1] if value.ndim > 0 else 0))
+    _check_shape("score_weight", score_weight, (*query.shape[1:-2], query.shape[-1]))
+    for name, tensor in others.items():
+        torch._check_type(tensor.dtype == query.dtype, lambda: f"{name} has dtype {tensor.dtype}, not {query.dtype}")  # noqa: B023
     rows = query.shape[:-1]
     return query.new_empty(*rows, value.shape[-1]), query.new_empty(*rows, key.shape[-2])
 
@@ -87,27 +94,47 @@ def _double_backward_fake(
 
 def _call(operation: Any, kernel: Callable[..., tuple[Tensor, ...]], *tensors: Any) -> Any:
     """Call a registered operation where something looks on that must see it, else the kernel itself: 20 us less."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    if torch._C._len_torch_dispatch_stack() > 0 or _functorch_is_active():
         return operation(*tensors)
-    if any(type(tensor) not in (Tensor, torch.nn.Parameter, type(None)) for tensor in tensors):
-        return operation(*tensors)
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        # Of is_grads_batched, which torch.func knows nothing of.
+        batched = torch._C._functorch.is_legacy_batchedtensor(tensor)
+        if batched or type(tensor) not in (Tensor, torch.nn.Parameter):
+            return operation(*tensors)
     return kernel(*tensors)
+
+
+def _functorch_is_active() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
     """Call a function for every entry of a torch.func.vmap axis, and stack what it returns."""
-    results = []
-    for entry in range(info.batch_size):
-        chosen = (
-            argument if dim is None else argument.select(dim, entry)
+
+    def call(entry: int) -> Any:
+        return function.apply(
+            *(
+                argument if dim is None else argument.select(dim, entry)
+                for argument, dim in zip(arguments, in_dims, strict=True)
+            )
+        )
+
+    if info.batch_size > 0:
+        stacked = tuple(torch.stack(column) for column in zip(*map(call, range(info.batch_size)), strict=True))
+    else:
+        # What an entry would give, none of it.
+        arguments = tuple(
+            argument if dim is None else argument.new_zeros(argument.movedim(dim, 0).shape[1:]).unsqueeze(dim)
             for argument, dim in zip(arguments, in_dims, strict=True)
         )
-        results.append(function.apply(*chosen))
-    stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        stacked = tuple(result.new_empty(0, *result.shape) for result in call(0))
     return stacked, tuple(0 for _ in stacked)
 
 
-# torch.compile takes no variable arguments in these functions, hence the long lists.
+# Eager torch and torch.func see these functions; torch.compile and torch.export, which see the operations, the same
+# gradients registered below.
 @quick
 class _Forward(torch.autograd.Function):
     """(context, weights)"""
@@ -129,7 +156,8 @@ class _Forward(torch.autograd.Function):
         if context_gradient is None:
             context_gradient = query.new_zeros(*query.shape[:-1], value.shape[-1])
         # Without a graph to build (create_graph=False) the function object is not needed.
-        backward = _Backward.apply if torch.is_grad_enabled() else _Backward.forward
+        seen = torch.is_grad_enabled() or _functorch_is_active()
+        backward = _Backward.apply if seen else _Backward.forward
         of_query, of_key, of_value, of_score_weight = backward(
             query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient, weights_gradient
         )
@@ -193,28 +221,59 @@ class _DoubleBackward(torch.autograd.Function):
         return _one_by_one(_DoubleBackward, info, in_dims, arguments)
 
 
+def _operation_gradient(ctx: Any, context_gradient: Tensor | None, weights_gradient: Tensor | None) -> Any:
+    query, key, value, score_weight, key_mask, key_lengths, weights = ctx.saved_tensors
+    if context_gradient is None:
+        context_gradient = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    gradients = torch.ops.metafast.additive_attention_backward(
+        query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient, weights_gradient
+    )
+    return (*gradients, None, None)
+
+
+def _gradient_of_gradient(ctx: Any, *cotangents: Any) -> Any:
+    inputs = ctx.saved_tensors
+    *four, of_context, of_weights = torch.ops.metafast.additive_attention_double_backward(*inputs, *cotangents)
+    return (*four, None, None, None, of_context, None if inputs[-1] is None else of_weights)
+
+
+def _register(name: str, gradient: Callable[..., Any], setup_context: Any) -> None:
+    torch.library.register_autograd(f"metafast::{name}", gradient, setup_context=setup_context, lib=_library)
+
+
+_register("additive_attention", _operation_gradient, _Forward.setup_context)
+_register("additive_attention_backward", _gradient_of_gradient, _Backward.setup_context)
+_register("additive_attention_double_backward", _DoubleBackward.backward, _DoubleBackward.setup_context)
+
+
 def additive_attention(
     query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None,
     key_lengths: Tensor | None, return_weights: bool,
 ) -> Any:  # fmt: skip
     """Compute :func:`metafast.attention.additive_attention` of torch tensors."""
+    floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
+    flags = {"key_mask": key_mask, "key_lengths": key_lengths}
+    dtype = query.dtype
+    for tensor in (key, value, score_weight, query, key_mask, key_lengths):
+        if tensor is None or (isinstance(tensor, Tensor) and tensor.is_cpu):
+            continue
+        _arrays.check_same_kind({**floats, **flags})
+    if key_mask is not None and key_mask.dtype in HALF_PRECISION:
+        key_mask = key_mask != 0
     if not needs_graph(query, key, value, score_weight):
-        same_batch = query.shape[:1] == key.shape[:1] == value.shape[:1]
         arguments = query, key, value, score_weight, key_mask, key_lengths, return_weights
+        same_batch = query.shape[:1] == key.shape[:1] == value.shape[:1]
         results = call_on_plain_tensors(_core.additive_attention, *arguments) if same_batch else None
         if results is not None:
             return results if return_weights else results[0]
-    dtype = query.dtype
-    for tensor in (query, key, value, score_weight):
-        if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.dtype is not dtype:
-            # Something does not fit, and this says what.
-            floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
-            _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
-            _arrays.check_floats_share_dtype(floats)
+    if not key.dtype == value.dtype == score_weight.dtype == dtype:
+        _arrays.check_floats_share_dtype(floats)
     if dtype in HALF_PRECISION:
         query, key, value, score_weight = (tensor.float() for tensor in (query, key, value, score_weight))
-    query, key, value, key_mask = broadcast_batch(Tensor.expand, query, key, value, key_mask)
-    context, weights = _Forward.apply(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
+    arrays = broadcast_batch(Tensor.expand, query, key, value, key_mask, key_lengths)
+    query, key, value, key_mask, key_lengths = arrays
+    attend = torch.ops.metafast.additive_attention if torch.compiler.is_compiling() else _Forward.apply
+    context, weights = attend(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
     if context.dtype is not dtype:
         context, weights = context.to(dtype), weights.to(dtype)
     return (context, weights) if return_weights else context

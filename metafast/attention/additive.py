@@ -37,7 +37,7 @@ def additive_attention(
     key : array [B, K, H] or [B, heads, K, H]
         Of the same library, device and dtype, like all floats of the call.
     value : array [B, K, V] or [B, heads, K, V]
-        What is averaged. A batch of 1 in any of the three stands for every entry.
+        What is averaged. A batch of 1 in any of the three, or in the two below, stands for every entry.
     score_weight : array [H] or [heads, H]
         The vector w; with heads, one for each.
     key_mask : array [B, K], optional
@@ -64,8 +64,8 @@ def additive_attention(
     Notes
     -----
     Torch tensors get gradients of first and second order, in all four arrays; the third order raises. A float32 score
-    is within 2.5e-7 of the sum of abs(score_weight) of the exact one; csrc/attention/exponential_form.hpp has the
-    proof.
+    is within 2.5e-7 of the sum of abs(score_weight) of the exact one for columns that differ (the worst case, and its
+    proof, are in csrc/attention/exponential_form.hpp).
 
     References
     ----------
@@ -97,7 +97,8 @@ def additive_attention(
 def _attend(
     query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any, **options: Any
 ) -> Any:
-    query, key, value, key_mask = broadcast_batch(np.broadcast_to, query, key, value, key_mask)
+    arrays = broadcast_batch(np.broadcast_to, query, key, value, key_mask, key_lengths)
+    query, key, value, key_mask, key_lengths = arrays
     return _core.additive_attention(query, key, value, score_weight, key_mask, key_lengths, **options)
 
 
@@ -171,16 +172,21 @@ def prepare(key: Any, value: Any, score_weight: Any, *, key_mask: Any = None, ke
     _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
     _arrays.check_floats_share_dtype(floats)
     arrays = [_arrays.to_numpy(array) for array in (key, value, score_weight, key_mask, key_lengths)]
-    arrays[0], arrays[1], arrays[3] = broadcast_batch(np.broadcast_to, arrays[0], arrays[1], arrays[3])
+    arrays[0], arrays[1], *arrays[3:] = broadcast_batch(np.broadcast_to, arrays[0], arrays[1], *arrays[3:])
     return PreparedKeys(_core.PreparedAdditiveKeys(*arrays), key)
 
 
 def _refuse_gradient(arrays: dict[str, Any]) -> None:
     torch = sys.modules.get("torch")
-    if torch is None or not torch.is_grad_enabled():
+    if torch is None:
         return
     for name, array in arrays.items():
-        if _arrays.is_torch(array) and array.requires_grad:
+        if not _arrays.is_torch(array):
+            continue
+        has_tangent = torch.autograd.forward_ad._current_level >= 0 and (
+            torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+        )
+        if has_tangent or (array.requires_grad and torch.is_grad_enabled()):
             raise ValueError(
                 f"{name} requires grad, but prepared keys are for inference: use torch.no_grad(), or additive_attention"
             )

@@ -90,6 +90,10 @@ class AdditiveAttention(nn.Module):
         """
         value = key if value is None else value
         query, key = self.query_projection(query), self.key_projection(key)
+        score_weight: Tensor = self.score_weight
+        if torch.is_autocast_enabled(query.device.type):
+            # The projections have come out in autocast's dtype, and the rest of the call shares it.
+            value, score_weight = value.to(query.dtype), score_weight.to(query.dtype)
         if self.num_heads > 1:
             if value.shape[-1] % self.num_heads:
                 raise ValueError(
@@ -100,7 +104,7 @@ class AdditiveAttention(nn.Module):
             )
         dropping = self.training and self.dropout > 0.0
         result = additive_attention(
-            query, key, value, self.score_weight, key_mask=key_mask, key_lengths=key_lengths,
+            query, key, value, score_weight, key_mask=key_mask, key_lengths=key_lengths,
             return_weights=return_weights or dropping,
         )  # fmt: skip
         if not (return_weights or dropping):

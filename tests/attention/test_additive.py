@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from returns.problems import FLAG_DTYPES, LAYOUTS, lay_out
 
 import metafast
-from metafast.attention import additive_attention
+from metafast.attention import additive_attention, prepare
 
 
 @dataclass(repr=False)
@@ -200,6 +200,57 @@ def test_jax_arrays_come_back_as_jax_arrays():
     assert isinstance(context, jax.Array)
     expected = additive_attention(*arrays, key_lengths=np.array([11, 0, 3]))
     np.testing.assert_array_equal(context, expected)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 10_000), (15, 9_000)])
+def test_many_keys(queries, keys):
+    problem = random_problem((1, 1, queries, keys, 128, 3))
+    problem.check(*problem.call())
+    attend = prepare(problem.key, problem.value, problem.score_weight)
+    np.testing.assert_allclose(attend(problem.query), problem.expected()[0], atol=5e-6)
+
+
+def test_weights_so_large_that_scores_overflow():
+    problem = random_problem((1, 1, 2, 5, 4, 3))
+    problem.score_weight[...] = 1e38
+    problem.check(*problem.call())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_masks_of_any_float(dtype, requires_grad):
+    problem = random_problem((3, 1, 9, 11, 12, 5))
+    arrays = problem.query[:, 0], problem.key[:, 0], problem.value[:, 0], problem.score_weight[0]
+    mask = np.random.default_rng(0).random((3, 11)) < 0.5
+    tensors = [torch.from_numpy(array).requires_grad_(requires_grad) for array in arrays]
+    context = additive_attention(*tensors, key_mask=torch.from_numpy(mask).to(dtype))
+    np.testing.assert_array_equal(context.detach().numpy(), additive_attention(*arrays, key_mask=mask))
+
+
+def test_a_negative_view_of_a_complex_tensor():
+    values = torch.imag(torch.randn(2, 3, 4, dtype=torch.complex64).conj())
+    expected = additive_attention(values.clone(), values.clone(), values.clone(), torch.ones(4))
+    torch.testing.assert_close(additive_attention(values, values, values, torch.ones(4)), expected)
+
+
+def test_another_number_of_threads_set_during_calls(restore_num_threads):
+    problem = random_problem((8, 1, 300, 256, 32, 8))
+    expected = problem.call()[0]
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            metafast.set_num_threads(1)
+            metafast.set_num_threads(16)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            np.testing.assert_array_equal(problem.call()[0], expected)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_several_threads_may_call_at_once():

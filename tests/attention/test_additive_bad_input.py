@@ -1,5 +1,6 @@
 """Every wrong argument of additive attention is named, before any memory is touched."""
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,7 @@ VALUE_ERRORS = [
     ({"key_mask": np.ones(5, bool)}, r"key_mask has shape \(5,\)"),
     ({"key_lengths": np.array([5, 6])}, r"key_lengths\[1\] is 6, expected 0 to 5"),
     ({"key_lengths": np.array([-1, 5])}, r"key_lengths\[0\] is -1"),
-    ({"key_lengths": np.array([5])}, r"key_lengths has shape \(1,\), expected \(2,\)"),
+    ({"key_lengths": np.array([5, 1, 2])}, r"key_lengths has shape \(3,\), expected \(2,\)"),
     ({"key_lengths": np.array([2**63 + 1, 5], np.uint64)}, r"key_lengths\[0\]"),
 ]
 TYPE_ERRORS = [
@@ -112,6 +113,42 @@ def test_prepared_keys_refuse_gradients():
         attend(query.requires_grad_())
     with torch.no_grad():
         attend(query)
+
+
+def test_what_is_no_tensor_beside_tensors():
+    tensors = {name: torch.from_numpy(array) for name, array in arguments().items()}
+    with pytest.raises(TypeError, match="value must be an array"):
+        additive_attention(**{**tensors, "value": None})
+    with pytest.raises(TypeError, match="key_mask must be an array"):
+        additive_attention(**tensors, key_mask=[[1.0]])
+    with pytest.raises(TypeError, match="key_mask is a numpy array, but query is a torch array"):
+        additive_attention(**tensors, key_mask=np.ones((2, 5), bool))
+
+
+def test_traced_jax_arrays():
+    with pytest.raises(TypeError, match="traced"):
+        jax.jit(lambda query: additive_attention(query, query, query, query[0, 0]))(jax.numpy.zeros((2, 3, 4)))
+
+
+def test_sizes_beyond_any_memory():
+    one = torch.zeros(1, 1, 2)
+    with pytest.raises(MemoryError):
+        additive_attention(one.expand(1, 2**33, 2), one.expand(1, 2**30, 2), one.expand(1, 2**30, 2), torch.ones(2))
+    empty = torch.zeros(2**58, 0, 1)
+    with pytest.raises(MemoryError):
+        prepare(empty, empty, torch.ones(1))
+
+
+def test_prepared_keys_refuse_tangents():
+    given = {name: torch.from_numpy(array) for name, array in arguments().items()}
+    query = given.pop("query")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(given["key"], torch.ones_like(given["key"]))
+        with pytest.raises(ValueError, match="key requires grad"):
+            prepare(**{**given, "key": dual})
+        dual = torch.autograd.forward_ad.make_dual(query, torch.ones_like(query))
+        with pytest.raises(ValueError, match="query requires grad"):
+            prepare(**given)(dual)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,56 @@ def test_compiles_as_one_graph(masked):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_compiles_where_an_argument_comes_twice():
+    query, key, _, score_weight = (tensor.float() for tensor in make(2, 0, 3, 4, 5, 5)[0])
+
+    def function(query, key, score_weight):
+        return additive_attention(query, key, key, score_weight).square().sum()
+
+    results = []
+    for call in (function, torch.compile(function, fullgraph=True)):
+        inputs = [tensor.clone().requires_grad_() for tensor in (query, key, score_weight)]
+        results.append(torch.autograd.grad(call(*inputs), inputs))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_operation_itself_has_both_derivatives():
+    inputs = [tensor.requires_grad_() for tensor in make(2, 0, 3, 4, 5, 3)[0]]
+
+    def operation(*inputs):
+        return torch.ops.metafast.additive_attention(*inputs, None, None)
+
+    assert torch.autograd.gradcheck(operation, inputs)
+    assert torch.autograd.gradgradcheck(operation, inputs)
+    torch.library.opcheck(torch.ops.metafast.additive_attention, (*inputs, None, None))
+
+
+def test_batched_gradients():
+    inputs = [tensor.requires_grad_() for tensor in make(2, 0, 3, 4, 5, 3)[0]]
+    context = additive_attention(*inputs)
+    several = torch.randn(6, *context.shape, dtype=torch.float64)
+    batched = torch.autograd.grad(context, inputs, several, is_grads_batched=True, retain_graph=True)
+    for entry in range(6):
+        one_by_one = torch.autograd.grad(context, inputs, several[entry], retain_graph=True)
+        for found, expected in zip(batched, one_by_one, strict=True):
+            torch.testing.assert_close(found[entry], expected)
+
+
+def test_saturated_queries_have_no_gradient(isa):
+    query = torch.full((1, 8, 16), 30.0, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    key, value = torch.randn(1, 40, 16, generator=generator) * 0.1, torch.randn(1, 40, 8, generator=generator)
+    context = additive_attention(query, key, value, 100 * torch.randn(16, generator=generator))
+    assert not torch.autograd.grad(context.square().sum(), query)[0].any()
+
+
+def test_vmap_over_nothing():
+    query, key, value, score_weight = make(2, 0, 3, 4, 5, 3)[0]
+    mapped = torch.func.vmap(lambda query: additive_attention(query, key, value, score_weight))
+    assert mapped(torch.zeros(0, *query.shape, dtype=torch.float64)).shape == (0, 2, 3, 3)
+
+
 def test_torch_func_transforms():
     arrays, _ = make(2, 0, 3, 4, 5, 3)
 

@@ -92,6 +92,18 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(compiled(query, key, value), attention(query, key, value))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_autocast(dropout):
+    attention, query, key, value = make(num_heads=2, dropout=dropout)
+    expected = attention.eval()(query, key, value)
+    with torch.autocast("cpu", torch.bfloat16):
+        context = attention(query, key, value)
+        attention.train()(query, key, value).float().sum().backward()
+    assert context.dtype == torch.bfloat16
+    torch.testing.assert_close(context.float(), expected, rtol=0.05, atol=0.05)
+    assert attention.score_weight.grad.dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1.0, 40.0])
 def test_prepared_keys_attend_step_by_step(isa, dtype, scale):
