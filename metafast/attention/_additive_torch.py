@@ -254,10 +254,9 @@ def additive_attention(
     floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
     flags = {"key_mask": key_mask, "key_lengths": key_lengths}
     dtype = query.dtype
-    for tensor in (key, value, score_weight, query, key_mask, key_lengths):
-        if tensor is None or (isinstance(tensor, Tensor) and tensor.is_cpu):
-            continue
-        _arrays.check_same_kind({**floats, **flags})
+    for name, tensor in (*floats.items(), *flags.items()):
+        if not (isinstance(tensor, Tensor) and tensor.is_cpu) and not (tensor is None and name in flags):
+            _arrays.check_same_kind({**floats, **flags})
     if key_mask is not None and key_mask.dtype in HALF_PRECISION:
         key_mask = key_mask != 0
     if not needs_graph(query, key, value, score_weight):
