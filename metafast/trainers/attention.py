@@ -47,7 +47,8 @@ PER_TASK: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "learning_rate": 3e-3,
         "decay": 0.8,
-        "epochs": 6,
+        "epochs": 10,
+        "held_out_samples": 6_000,
     },
 }
 
