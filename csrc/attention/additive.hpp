@@ -1,4 +1,4 @@
-// Additive (Bahdanau) attention: the arguments of its kernels, how their work is cut, and their table.
+// Additive (Bahdanau) attention: the arguments of its kernels, the memory they need, and their table.
 //
 //   score[q, k] = w . tanh(query[q] + key[k]),  weights = softmax over the keys that take part,
 //   context[q] = sum_k weights[q, k] value[k]                 (Bahdanau, Cho and Bengio 2015, appendix A.1.2)
@@ -16,10 +16,10 @@ namespace metafast::attention {
 template <class T>
 struct WeightTable {
   const T* score_weights = nullptr;  // [heads, padded width], as given
-  const T* weights = nullptr;  // [heads, padded width], scaled so that the largest magnitude is in [1, 2)
-  const T* floors = nullptr;   // [heads, padded width], kScale / weight where `foldable`
-  const T* factors = nullptr;  // [heads], from a sum of weight / denominator to a score
-  const bool* foldable = nullptr;  // [heads]
+  const T* weights = nullptr;        // [heads, padded width], scaled so that the largest magnitude is in [1, 2)
+  const T* floors = nullptr;         // [heads, padded width], kScale / weight where `foldable`
+  const T* factors = nullptr;        // [heads], from a sum of weight / denominator to a score
+  const bool* foldable = nullptr;    // [heads]
 };
 
 // In which form a problem's scores are summed; see exponential_form.hpp.
@@ -28,10 +28,10 @@ enum class Form : std::int32_t { folded, separate, narrow, direct };
 // The keys of one problem that take part, gathered, in the form that scoring reads; memory by place_keys.
 template <class T>
 struct PreparedKeys {
-  T* rows = nullptr;                // [count rounded up, padded width]: exponentials of the keys, or themselves (direct)
-  T* centres = nullptr;             // [padded width]
-  T* limits = nullptr;              // [padded width]: how far from minus the centre a query still makes a difference
-  std::int32_t* active = nullptr;   // [count]: their places among all keys
+  T* rows = nullptr;               // [count rounded up, padded width]: exponentials of the keys, or themselves (direct)
+  T* centres = nullptr;            // [padded width]
+  T* limits = nullptr;             // [padded width]: how far from minus the centre a query still makes a difference
+  std::int32_t* active = nullptr;  // [count]: their places among all keys
   std::int64_t* count = nullptr;
   Form* form = nullptr;
 };
@@ -53,9 +53,9 @@ struct AdditiveForward : Additive<T> {
 
 template <class T>
 struct AdditiveBackward : Additive<T> {
-  View<const T> weights;            // as the forward pass gave them
+  View<const T> weights;  // as the forward pass gave them
   View<const T> context_gradient;
-  View<const T> weights_gradient;   // optional
+  View<const T> weights_gradient;  // optional
   View<T> query_gradient, key_gradient, value_gradient;
 };
 
@@ -124,7 +124,8 @@ constexpr std::int64_t kCacheLine = 64;
 template <class T>
 static inline std::int64_t prepared_bytes(const Extents& extents) {
   const std::int64_t width = padded<T>(extents.width), rows = padded<T>(extents.keys);
-  return static_cast<std::int64_t>(sizeof(T)) * ((rows + 2) * width) + padded<std::int32_t>(extents.keys) * 4 + kCacheLine;
+  return static_cast<std::int64_t>(sizeof(T)) * ((rows + 2) * width) + padded<std::int32_t>(extents.keys) * 4 +
+         kCacheLine;
 }
 
 // The elements of `sums` of one block: rows of keys and of values.

@@ -150,18 +150,20 @@ inline void backward_block(const T* query_rows, std::int64_t queries, const T* k
   for (std::int64_t h = 0; h < width; h += kLanes<T>) {
     std::int64_t query = 0;
     for (; query + tile <= queries; query += tile)
-      backward_tile<T, Tanh, tile>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
-                             score_stride, query_sums + query * width + h, key_sums + h, weight_sums + h);
+      backward_tile<T, Tanh, tile>(query_rows + query * width + h, key_rows + h, keys, width,
+                                   scores + query * score_stride, score_stride, query_sums + query * width + h,
+                                   key_sums + h, weight_sums + h);
     for (; query < queries; ++query)
-      backward_tile<T, Tanh, 1>(query_rows + query * width + h, key_rows + h, keys, width, scores + query * score_stride,
-                          score_stride, query_sums + query * width + h, key_sums + h, weight_sums + h);
+      backward_tile<T, Tanh, 1>(query_rows + query * width + h, key_rows + h, keys, width,
+                                scores + query * score_stride, score_stride, query_sums + query * width + h,
+                                key_sums + h, weight_sums + h);
   }
 }
 
 // [rows of the active keys, columns] to [columns, stride], where `stride` has room for whole vectors.
 template <class T>
-inline void transpose_rows(const T* rows, std::int64_t row_stride, std::int64_t columns, const PreparedKeys<T>& prepared,
-                           T* transposed, std::int64_t stride) {
+inline void transpose_rows(const T* rows, std::int64_t row_stride, std::int64_t columns,
+                           const PreparedKeys<T>& prepared, T* transposed, std::int64_t stride) {
   constexpr int W = kLanes<T>;
   const std::int64_t count = *prepared.count;
   for (std::int64_t first = 0; first < count; first += W) {
@@ -274,7 +276,8 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
       const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
       const T* rows = prepared.rows + key * width;
       if (form != Form::direct) {
-        const auto block = form == Form::narrow ? backward_block<TanhOfNarrow<T>, T> : backward_block<TanhOfProduct<T>, T>;
+        const auto block =
+            form == Form::narrow ? backward_block<TanhOfNarrow<T>, T> : backward_block<TanhOfProduct<T>, T>;
         block(scratch.queries, queries, rows, keys, width, scratch.scores + key, stride, scratch.gradients,
               sums.keys + key * width, weight_sums);
         continue;
@@ -288,7 +291,8 @@ void backward(const AdditiveBackward<T>& arguments, std::int64_t problem, std::i
       }
     }
     for (std::int64_t index = 0; index < queries; ++index) {
-      T* gradient = arguments.query_gradient.of(extents, problem) + (first + index) * arguments.query_gradient.row_stride;
+      T* gradient =
+          arguments.query_gradient.of(extents, problem) + (first + index) * arguments.query_gradient.row_stride;
       for (std::int64_t h = 0; h < extents.width; ++h) gradient[h] = weights[h] * scratch.gradients[index * width + h];
     }
   }
@@ -322,8 +326,8 @@ inline void add_rows(const T* sums, std::int64_t sum_stride, std::int64_t block_
 }
 
 template <class T>
-void finish(const AdditiveBackward<T>& arguments, std::int64_t problem, const PreparedKeys<T>& prepared, const T* memory,
-            std::int64_t stride, std::int64_t blocks, bool times_weights) {
+void finish(const AdditiveBackward<T>& arguments, std::int64_t problem, const PreparedKeys<T>& prepared,
+            const T* memory, std::int64_t stride, std::int64_t blocks, bool times_weights) {
   const Extents& extents = arguments.extents;
   const std::int64_t width = padded<T>(extents.width);
   const GradientSums<const T> sums(extents, memory);

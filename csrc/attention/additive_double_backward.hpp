@@ -186,7 +186,8 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     const std::int64_t queries = end - first < kBackwardQueries ? end - first : kBackwardQueries;
     const T* context = row_of(arguments.context_gradient, first);
     const std::int64_t context_stride = arguments.context_gradient.row_stride;
-    multiply<T>(queries, count, columns, context, context_stride, 1, scratch.values, stride, scratch.scores, stride, false);
+    multiply<T>(queries, count, columns, context, context_stride, 1, scratch.values, stride, scratch.scores, stride,
+                false);
     if (cotangent_rows)
       multiply<T>(queries, count, columns, context, context_stride, 1, scratch.value_cotangents, stride,
                   scratch.products, stride, false);
@@ -199,8 +200,7 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
       T* cotangents = scratch.query_cotangents + index * width;
       prepare_query(arguments, prepared, row_of(arguments.query, first + index), T(0.5), query_row);
       copy_padded(row_of(arguments.query_cotangent, first + index), extents.width, cotangents);
-      const QuerySide<T> query{query_row, cotangents,
-                               arguments.table.score_weights + problem % extents.heads * width,
+      const QuerySide<T> query{query_row, cotangents, arguments.table.score_weights + problem % extents.heads * width,
                                scratch.weight_cotangent};
       T* weights = scratch.weights + index * stride;
       T* scores = scratch.scores + index * stride;
@@ -222,7 +222,7 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
       for (std::int64_t key = 0; key < count; key += kBackwardKeys) {
         const std::int64_t keys = count - key < kBackwardKeys ? count - key : kBackwardKeys;
         backward_like(query, rows_from(key, keys), scratch.key_cotangents + key * width, keys, width, scores + key,
-                           products + key, scratch.gradients + index * width, sums.keys + key * width, weight_sums);
+                      products + key, scratch.gradients + index * width, sums.keys + key * width, weight_sums);
       }
       __builtin_memcpy(row_of(arguments.query_gradient, first + index), scratch.gradients + index * width,
                        sizeof(T) * extents.width);
@@ -239,7 +239,8 @@ void double_backward(const AdditiveDoubleBackward<T>& arguments, std::int64_t pr
     if (cotangent_rows)
       multiply<T>(queries, columns, count, scratch.weights, stride, 1, cotangent_rows, cotangent_stride, gradient,
                   gradient_stride, true);
-    multiply<T>(count, columns, queries, scratch.inner, 1, stride, context, context_stride, sums.values, sum_stride, first != begin);
+    multiply<T>(count, columns, queries, scratch.inner, 1, stride, context, context_stride, sums.values, sum_stride,
+                first != begin);
   }
 }
 

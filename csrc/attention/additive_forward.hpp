@@ -1,7 +1,7 @@
 // Additive attention forward: scores by tiles of keys, softmax over a row, context by a matrix product.
 #pragma once
 
-#include "attention/exponential_form.hpp"
+#include "attention/additive_keys.hpp"
 #include "common/transpose.hpp"
 #include "attention/softmax.hpp"
 #include "common/matrix.hpp"
@@ -19,7 +19,8 @@ struct ForwardScratch {
 
   static std::int64_t size(const Extents& extents) {
     const std::int64_t width = padded<T>(extents.width);
-    return (kPadding<T> + 2) * width + kQueryTile * padded<T>(extents.keys) + padded<T>(extents.keys * extents.value_width);
+    return (kPadding<T> + 2) * width + kQueryTile * padded<T>(extents.keys) +
+           padded<T>(extents.keys * extents.value_width);
   }
   ForwardScratch(const Extents& extents, void* memory) {
     const std::int64_t width = padded<T>(extents.width);
@@ -31,7 +32,8 @@ struct ForwardScratch {
   }
 };
 
-// sum + numerator / denominator. (maskz: gcc 12 warns of the plain one.) The float estimate of v4 has 14 bits, one Newton step makes it 28.
+// sum + numerator / denominator. (maskz: gcc 12 warns of the plain one.) The float estimate of v4 has 14 bits, one
+// Newton step makes it 28.
 template <class T, int W, class Real = typename Pack<T, W>::Real>
 [[gnu::always_inline]] inline Real add_quotient(Real sum, Real numerator, Real denominator) {
 #if defined(__AVX512F__)
@@ -47,8 +49,8 @@ template <class T, int W, class Real = typename Pack<T, W>::Real>
 // Sums of weight / (1 + e) for one query and `keys` neighbouring keys, one in each lane; of fewer keys than lanes the
 // first lanes. `floors` and `weights` are those of the head.
 template <class T, int keys, bool folded>
-[[gnu::always_inline]] inline void score_keys(const T* query, const T* rows, std::int64_t padded_width, const T* weights,
-                                              const T* floors, T* sums) {
+[[gnu::always_inline]] inline void score_keys(const T* query, const T* rows, std::int64_t padded_width,
+                                              const T* weights, const T* floors, T* sums) {
   constexpr int W = kLanes<T>;
   using P = Pack<T, W>;
   using Real = typename P::Real;
@@ -121,7 +123,8 @@ void score_queries(const AdditiveForward<T>& arguments, std::int64_t problem, st
         score_tile<T, false>(scratch.query, rows, keys, width, weights, floors, sums + key);
       } else {
         for (std::int64_t tile = 0; tile < keys; ++tile)
-          direct_exponentials(scratch.direct + tile * width, scratch.query, rows + tile * width, Range<T>::kScale, width);
+          direct_exponentials(scratch.direct + tile * width, scratch.query, rows + tile * width, Range<T>::kScale,
+                              width);
         score_tile<T, false>(scratch.ones, scratch.direct, keys, width, weights, floors, sums + key);
       }
     }
@@ -162,7 +165,8 @@ void forward(const AdditiveForward<T>& arguments, std::int64_t problem, std::int
     for (std::int64_t index = 0; index < queries; ++index) {
       T* weights = arguments.weights.of(extents, problem) + (first + index) * arguments.weights.row_stride;
       fill(weights, 0, extents.keys, T(0));
-      for (std::int64_t key = 0; key < count; ++key) weights[prepared.active[key]] = scratch.scores[index * stride + key];
+      for (std::int64_t key = 0; key < count; ++key)
+        weights[prepared.active[key]] = scratch.scores[index * stride + key];
     }
   }
 }

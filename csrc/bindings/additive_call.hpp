@@ -52,25 +52,29 @@ inline void check_sizes(const Extents& extents) {
 inline py::array first_array(py::handle value, const char* name) {
   const py::array array = plain_array(value, name);
   if (array.ndim() != 3 && array.ndim() != 4)
-    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
+    throw py::value_error(std::string(name) + " has shape " +
+                          shape_text(array.shape(), static_cast<int>(array.ndim())) +
                           ", expected [batch, rows, columns] or [batch, heads, rows, columns]");
   return attention_array(array, name, no_array(), "", {kAny, kAny, kAny, kAny}, static_cast<int>(array.ndim()));
 }
 
 // Score weights [width], or [heads, width] beside arrays with heads, and gradients of that shape.
-inline py::array weight_array(py::handle value, const char* name, const py::array& like, py::ssize_t heads, py::ssize_t width) {
+inline py::array weight_array(py::handle value, const char* name, const py::array& like, py::ssize_t heads,
+                              py::ssize_t width) {
   py::array array = plain_array(value, name);
   if (array.dtype().num() != like.dtype().num())
-    throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) + ", but the other floats of the call have " +
-                         dtype_text(like));
+    throw py::type_error(std::string(name) + " has dtype " + dtype_text(array) +
+                         ", but the other floats of the call have " + dtype_text(like));
   const bool with_heads = like.ndim() == 4;
   const bool fits = array.ndim() == (with_heads ? 2 : 1) && array.shape(array.ndim() - 1) == width &&
                     (!with_heads || array.shape(0) == heads);
   if (!fits)
-    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
-                          ", expected " + (with_heads ? "(" + std::to_string(heads) + ", " : "(") + std::to_string(width) +
+    throw py::value_error(std::string(name) + " has shape " +
+                          shape_text(array.shape(), static_cast<int>(array.ndim())) + ", expected " +
+                          (with_heads ? "(" + std::to_string(heads) + ", " : "(") + std::to_string(width) +
                           (with_heads ? ") for [heads, columns]" : ",) for [columns]"));
-  if (width > 1 && array.strides(array.ndim() - 1) != array.itemsize()) return array.attr("copy")("C").cast<py::array>();
+  if (width > 1 && array.strides(array.ndim() - 1) != array.itemsize())
+    return array.attr("copy")("C").cast<py::array>();
   return array;
 }
 

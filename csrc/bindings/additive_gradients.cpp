@@ -42,7 +42,9 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
   const AdditiveKernels<T>& kernels = additive_table().of<T>();
   const Form form = extents.queries == 1 ? Form::direct : Form::narrow;
   const AlignedMemory weight_memory(problems * cut.blocks * width * sizeof(T));
-  const auto weight_sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(weight_memory.get()) + slice * width; };
+  const auto weight_sums = [&](std::int64_t slice) {
+    return reinterpret_cast<T*>(weight_memory.get()) + slice * width;
+  };
   if (cut.blocks == 1) {
     ScratchBlocks scratch(key_bytes + sums_bytes + scratch_bytes, threads);
     const std::int64_t slices = (problems + cut.problems_per_slice - 1) / cut.problems_per_slice;
@@ -63,7 +65,9 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
   } else {
     const AlignedMemory key_memory(problems * key_bytes), sums_memory(problems * cut.blocks * sums_bytes);
     ScratchBlocks scratch(scratch_bytes, threads);
-    const auto keys = [&](std::int64_t problem) { return place_keys<T>(extents, key_memory.get() + problem * key_bytes); };
+    const auto keys = [&](std::int64_t problem) {
+      return place_keys<T>(extents, key_memory.get() + problem * key_bytes);
+    };
     const auto sums = [&](std::int64_t slice) { return reinterpret_cast<T*>(sums_memory.get() + slice * sums_bytes); };
     for_each_slice_interruptibly(
         problems, [&](std::int64_t problem) { kernels.prepare(arguments, problem, form, keys(problem)); }, threads);
@@ -79,8 +83,8 @@ void run_gradients(const AdditiveBackward<T>& arguments, std::int64_t scratch_by
     for_each_slice_interruptibly(
         problems,
         [&](std::int64_t problem) {
-          kernels.finish(arguments, problem, keys(problem), sums(problem * cut.blocks), sums_bytes / sizeof(T), cut.blocks,
-                         times_weights);
+          kernels.finish(arguments, problem, keys(problem), sums(problem * cut.blocks), sums_bytes / sizeof(T),
+                         cut.blocks, times_weights);
         },
         threads);
   }
@@ -110,20 +114,21 @@ struct GradientCall {
     const Extents& extents = arguments.extents;
     const std::array<py::ssize_t, 4> square = {extents.batch, extents.heads, extents.queries, extents.keys};
     weights = attention_array(weights_in, "weights", call.query, "query", square, call.ndim);
-    context_gradient =
-        attention_array(context_gradient_in, "context_gradient", call.query, "query",
-                        {extents.batch, extents.heads, extents.queries, extents.value_width}, call.ndim);
+    context_gradient = attention_array(context_gradient_in, "context_gradient", call.query, "query",
+                                       {extents.batch, extents.heads, extents.queries, extents.value_width}, call.ndim);
     arguments.weights = attention_view<T>(weights);
     arguments.context_gradient = attention_view<T>(context_gradient);
     if (given(weights_gradient_in)) {
-      weights_gradient = attention_array(weights_gradient_in, "weights_gradient", call.query, "query", square, call.ndim);
+      weights_gradient =
+          attention_array(weights_gradient_in, "weights_gradient", call.query, "query", square, call.ndim);
       arguments.weights_gradient = attention_view<T>(weights_gradient);
     }
     query_gradient = new_attention_array(call.query, {extents.batch, extents.heads, extents.queries, extents.width});
     key_gradient = new_attention_array(call.query, {extents.batch, extents.heads, extents.keys, extents.width});
     value_gradient = new_attention_array(call.query, {extents.batch, extents.heads, extents.keys, extents.value_width});
-    score_weight_gradient = py::array(call.query.dtype(), std::vector<py::ssize_t>(
-        call.score_weight.shape(), call.score_weight.shape() + call.score_weight.ndim()));
+    score_weight_gradient = py::array(
+        call.query.dtype(),
+        std::vector<py::ssize_t>(call.score_weight.shape(), call.score_weight.shape() + call.score_weight.ndim()));
     arguments.query_gradient = attention_result<T>(query_gradient);
     arguments.key_gradient = attention_result<T>(key_gradient);
     arguments.value_gradient = attention_result<T>(value_gradient);
@@ -149,11 +154,12 @@ py::tuple additive_attention_backward(py::handle query, py::handle key, py::hand
   });
 }
 
-py::tuple additive_attention_double_backward(py::handle query, py::handle key, py::handle value, py::handle score_weight,
-                                             py::handle key_mask, py::handle key_lengths, py::handle weights,
-                                             py::handle context_gradient, py::handle weights_gradient,
-                                             py::handle query_cotangent_in, py::handle key_cotangent_in,
-                                             py::handle value_cotangent_in, py::handle score_weight_cotangent_in) {
+py::tuple additive_attention_double_backward(py::handle query, py::handle key, py::handle value,
+                                             py::handle score_weight, py::handle key_mask, py::handle key_lengths,
+                                             py::handle weights, py::handle context_gradient,
+                                             py::handle weights_gradient, py::handle query_cotangent_in,
+                                             py::handle key_cotangent_in, py::handle value_cotangent_in,
+                                             py::handle score_weight_cotangent_in) {
   const py::array first = plain_array(query, "query");
   return with_float_type(first, "query", [&](auto zero) -> py::tuple {
     using T = decltype(zero);
@@ -179,11 +185,13 @@ py::tuple additive_attention_double_backward(py::handle query, py::handle key, p
                                       extents.heads, extents.width);
       arguments.score_weight_cotangent = weight_view<T>(weight_cotangent);
     }
-    py::array context_result = new_attention_array(call.call.query, {extents.batch, extents.heads, extents.queries, extents.value_width});
+    py::array context_result =
+        new_attention_array(call.call.query, {extents.batch, extents.heads, extents.queries, extents.value_width});
     arguments.context_gradient_gradient = attention_result<T>(context_result);
     py::object weights_result = py::none();
     if (arguments.weights_gradient) {
-      py::array array = new_attention_array(call.call.query, {extents.batch, extents.heads, extents.queries, extents.keys});
+      py::array array =
+          new_attention_array(call.call.query, {extents.batch, extents.heads, extents.queries, extents.keys});
       arguments.weights_gradient_gradient = attention_result<T>(array);
       weights_result = array;
     }

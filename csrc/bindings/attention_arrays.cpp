@@ -25,8 +25,9 @@ py::array attention_array(py::handle value, const char* name, const py::array& l
     std::string expected = "(";
     for (int axis = 0; axis < ndim; ++axis)
       expected += (axis ? ", " : "") + (extents[axes[axis]] == kAny ? "any" : std::to_string(extents[axes[axis]]));
-    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), static_cast<int>(array.ndim())) +
-                          ", expected " + expected + ") for [batch, " + (ndim == 4 ? "heads, " : "") + "rows, columns]");
+    throw py::value_error(std::string(name) + " has shape " +
+                          shape_text(array.shape(), static_cast<int>(array.ndim())) + ", expected " + expected +
+                          ") for [batch, " + (ndim == 4 ? "heads, " : "") + "rows, columns]");
   }
   bool walkable = array.shape(ndim - 1) <= 1 || array.strides(ndim - 1) == array.itemsize();
   for (int axis = 0; axis < ndim - 1; ++axis) walkable = walkable && array.strides(axis) % array.itemsize() == 0;
@@ -46,7 +47,8 @@ attention::KeySelection key_selection(py::handle key_mask, py::handle key_length
     mask = flag_array(key_mask, "key_mask");
     if (mask.ndim() != 2 || mask.shape(0) != batch || mask.shape(1) != keys)
       throw py::value_error("key_mask has shape " + shape_text(mask.shape(), static_cast<int>(mask.ndim())) +
-                            ", expected (" + std::to_string(batch) + ", " + std::to_string(keys) + ") for [batch, keys]");
+                            ", expected (" + std::to_string(batch) + ", " + std::to_string(keys) +
+                            ") for [batch, keys]");
     if (keys > 1 && mask.strides(1) != 1) mask = mask.attr("copy")("C").cast<py::array>();
     selection.mask = static_cast<const std::uint8_t*>(mask.data());
     selection.mask_stride = mask.strides(0);
