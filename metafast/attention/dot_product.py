@@ -69,6 +69,10 @@ def dot_product_attention(
     gradients of any order, those of the weights included; the first order is a kernel of the same kind, higher orders
     hold the [Q, K] weights of each head. Under ``torch.compile`` the function is traced whole.
 
+    The gradient of a score is a difference that is rounded relative to |dO| |V|, not to itself: where one key has
+    nearly all the weight, the gradients of `query` and `key` are that rounding times keys and queries, as plain torch's
+    are. Where it has all of it they are 0.
+
     Examples
     --------
     >>> import numpy as np
