@@ -61,7 +61,7 @@ def dot_product_attention(
         A shape does not fit; a length is negative or beyond K.
     TypeError
         Arrays of several libraries, devices or float dtypes; arrays that are not floats, or lengths that are not
-        integers; masked, byte-swapped or misaligned arrays.
+        integers; masked, byte-swapped or misaligned arrays; a `scale` that requires grad.
 
     Notes
     -----
@@ -92,6 +92,10 @@ def dot_product_attention(
     if scale is None:
         scale = _default_scale(query)
     elif type(scale) is not float:
+        if getattr(scale, "requires_grad", False):
+            raise TypeError(
+                "scale requires grad, but has no gradient here; pass scale=1.0 and multiply the query by it instead"
+            )
         scale = float(scale)
     if type(query) is np.ndarray and query.dtype.itemsize != 2:
         return _core.dot_product_attention(

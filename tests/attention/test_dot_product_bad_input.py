@@ -69,3 +69,12 @@ def test_bad_tensors_are_named(changes, error, message, requires_grad):
             argument.requires_grad_(requires_grad)
     with pytest.raises(error, match=re.escape(message)):
         dot_product_attention(**arguments)
+
+
+def test_a_scale_that_requires_grad_is_refused():
+    tensors = {name: torch.from_numpy(array) for name, array in GOOD.items()}
+    scale = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(TypeError, match="scale requires grad"):
+        dot_product_attention(**tensors, scale=scale)
+    context = dot_product_attention(**tensors, scale=scale.detach())
+    assert torch.equal(context, dot_product_attention(**tensors, scale=0.5))
