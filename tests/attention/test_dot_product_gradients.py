@@ -293,6 +293,18 @@ def test_half_precision_is_computed_in_float32(dtype):
         assert torch.equal(result, wanted.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_mask_may_have_any_dtype(dtype, requires_grad):
+    inputs = tensors(2, 2, 6, 7, 8, 5, dtype=torch.float32, requires_grad=requires_grad)
+    mask = torch.from_numpy(SELECTIONS["everything"]["key_mask"])
+    results, expected = (dot_product_attention(*inputs, key_mask=one) for one in (mask.to(dtype), mask != 0))
+    assert torch.equal(results, expected)
+    if requires_grad:
+        pairs = zip(*(torch.autograd.grad(one.sin().sum(), inputs) for one in (results, expected)), strict=True)
+        assert all(torch.equal(result, wanted) for result, wanted in pairs)
+
+
 def test_no_quadratic_memory_in_the_first_order():
     inputs = tensors(1, 1, 4096, 4096, 8, 8, dtype=torch.float32)
     seen = []
