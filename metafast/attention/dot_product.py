@@ -62,6 +62,8 @@ def dot_product_attention(
     TypeError
         Arrays of several libraries, devices or float dtypes; arrays that are not floats, or lengths that are not
         integers; masked, byte-swapped or misaligned arrays; a `scale` that requires grad.
+    MemoryError
+        No memory for the results, or for what the kernel holds beside them.
 
     Notes
     -----
