@@ -60,8 +60,17 @@ struct Cut {
 
 constexpr std::int64_t kSliceProducts = 1 << 20;
 
+// a b + c of numbers that are not negative, or the largest number where that has too many bits.
+static inline std::int64_t bounded_multiply_add(std::int64_t a, std::int64_t b, std::int64_t c) {
+  std::int64_t result;
+  if (__builtin_mul_overflow(a, b, &result) || __builtin_add_overflow(result, c, &result)) return INT64_MAX;
+  return result;
+}
+
 static inline Cut whole_problems(const Extents& extents) {
-  const std::int64_t products = extents.queries * extents.keys * (extents.width + extents.value_width) + 1;
+  // One more of each: rows are filled and keys looked at even where there is nothing to multiply.
+  const std::int64_t pairs = bounded_multiply_add(extents.queries + 1, extents.keys + 1, 0);
+  const std::int64_t products = bounded_multiply_add(pairs, extents.width + extents.value_width + 1, 0);
   const std::int64_t problems = products < kSliceProducts ? kSliceProducts / products : 1;
   return {extents.queries, 1, problems, (extents.problems() + problems - 1) / problems};
 }
@@ -88,19 +97,23 @@ static inline std::int64_t padded(std::int64_t elements) {
   return (elements + kMostLanes - 1) / kMostLanes * kMostLanes;
 }
 
-
+// INT64_MAX where the number has too many bits.
 static inline std::int64_t scratch_elements(const Extents& extents) {
   const std::int64_t rows = cut(extents).rows_per_slice;
-  // Scaled queries, largest scores and sums, packed keys, gathered values, scores.
-  return padded(rows * extents.width) + padded(rows) + rows * kMostLanes + kTileKeys * padded(extents.width) +
-         kTileKeys * padded(extents.value_width) + kBlockRows * kTileKeys;
+  // Largest scores and sums, scores, packed keys, gathered values, scaled queries.
+  const std::int64_t least = padded(rows) + rows * kMostLanes + kBlockRows * kTileKeys;
+  const std::int64_t with_keys = bounded_multiply_add(kTileKeys, padded(extents.width), least);
+  const std::int64_t with_values = bounded_multiply_add(kTileKeys, padded(extents.value_width), with_keys);
+  return bounded_multiply_add(padded(rows), extents.width, with_values);
 }
 
 static inline std::int64_t gradient_scratch_elements(const Extents& extents) {
-  // Scaled queries, sums of weight times gradient, keys and values packed and gathered, the gradients of both, the
-  // weights and the gradients of the scores of a block.
-  return padded(kBlockRows * extents.width) + padded(extents.queries) +
-         3 * kTileKeys * (padded(extents.width) + padded(extents.value_width)) + 2 * kBlockRows * kTileKeys;
+  // Sums of weight times gradient, the weights and the gradients of the scores of a block, keys and values packed and
+  // gathered, the gradients of both, scaled queries.
+  const std::int64_t least = padded(extents.queries) + 2 * kBlockRows * kTileKeys;
+  const std::int64_t with_keys = bounded_multiply_add(3 * kTileKeys, padded(extents.width), least);
+  const std::int64_t with_values = bounded_multiply_add(3 * kTileKeys, padded(extents.value_width), with_keys);
+  return bounded_multiply_add(padded(kBlockRows), extents.width, with_values);
 }
 
 struct DotProductKernels {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/dot_product_forward.hpp"
+#include "common/dot.hpp"
 
 namespace metafast::attention {
 namespace {
@@ -40,16 +41,33 @@ struct BackwardScratch {
   }
 };
 
+// dO_i O_i of every query. Where one key has all the weight, O_i is its value: summed in the order in which dO V^T is,
+// that of multiply of matrix.hpp or of score_row, so that the difference of both is exactly 0.
 template <class T>
-[[gnu::always_inline]] inline T dot(const T* a, const T* b, std::int64_t count) {
-  constexpr int W = kLanes<T>;
-  using P = Pack<T, W>;
-  auto sums = P::fill(T(0));
-  std::int64_t i = 0;
-  for (; i + W <= count; i += W) sums = P::multiply_add(P::load(a + i), P::load(b + i), sums);
-  T sum = sum_of_lanes<T, W>(sums);
-  for (; i < count; ++i) sum += a[i] * b[i];
-  return sum;
+void sum_deltas(const DotProductGradient<T>& p, const T* context, const T* context_gradient, const T* statistics,
+                T* delta) {
+  const std::int64_t queries = p.extents.queries, value_width = p.extents.value_width;
+  const std::int64_t stride = p.context.row_stride, gradient_stride = p.context_gradient.row_stride;
+  for (std::int64_t row = 0; row < queries; ++row)
+    delta[row] = dot(context_gradient + row * gradient_stride, context + row * stride, value_width);
+  if (scores_by_rows(p.extents)) return;
+  constexpr std::int64_t kTogether = 8;  // a sum waits for itself at every step: several rows fill the pipeline
+  const auto one_key = [&](std::int64_t row) { return statistics[row * p.statistics.row_stride + 1] == T(1); };
+  for (std::int64_t row = 0; row < queries;) {
+    std::int64_t rows[kTogether];
+    std::int64_t count = 0;
+    for (; row < queries && count < kTogether; ++row)
+      if (one_key(row)) rows[count++] = row;
+    if (count == 0) return;
+    for (std::int64_t i = count; i < kTogether; ++i) rows[i] = rows[0];
+    T sums[kTogether] = {};
+    for (std::int64_t step = 0; step < value_width; ++step)
+#pragma GCC unroll 8
+      for (int i = 0; i < kTogether; ++i)
+        sums[i] = Pack<T, 1>::multiply_add(context_gradient[rows[i] * gradient_stride + step],
+                                           context[rows[i] * stride + step], sums[i]);
+    for (std::int64_t i = 0; i < count; ++i) delta[rows[i]] = sums[i];
+  }
 }
 
 // Turns the scores of one query into weights and dO V^T into the gradient of the unscaled scores, for `count` keys;
@@ -62,12 +80,13 @@ template <class T>
   using P = Pack<T, W>;
   const std::int64_t end = whole_vectors<T>(count);
   for (std::int64_t i = 0; i < end; i += W) {
-    const auto x = (P::load(scores + i) - P::fill(largest)) * P::fill(factor);
+    auto x = (P::load(scores + i) - P::fill(largest)) * P::fill(factor);
+    x = x > P::fill(T(0)) ? P::fill(T(0)) : x;  // no score is beyond the largest; a NaN stays
     const auto weight = power_of_two<T, W>(x) * P::fill(inverse_sum);
-    auto of_weight = P::load(gradient + i) - P::fill(delta);
+    auto of_weight = P::load(gradient + i);
     if (weights_gradient != nullptr) of_weight += P::load(weights_gradient + i);
     P::store(scores + i, weight);
-    P::store(gradient + i, weight * of_weight * P::fill(scale));
+    P::store(gradient + i, weight * (of_weight - P::fill(delta)) * P::fill(scale));
   }
 }
 
@@ -89,13 +108,11 @@ void add_gradients(const DotProductGradient<T>& p, std::int64_t problem, const B
   const std::int64_t end = p.causal && extents.queries < length ? extents.queries : length;
 
   const Scaling<T> scale = scaling(p.scale);
-  const bool few = extents.queries <= kFewRows;
+  const bool few = scores_by_rows(extents);
   KeyTile tile;
-  for (std::int64_t row = 0; row < extents.queries; ++row) {
+  sum_deltas(p, context, context_gradient, statistics, scratch.delta);
+  for (std::int64_t row = 0; row < extents.queries; ++row)
     fill_row(query_gradient + row * p.query_gradient.row_stride, width, T(0));
-    scratch.delta[row] = dot(context_gradient + row * p.context_gradient.row_stride,
-                             context + row * p.context.row_stride, value_width);
-  }
   for (std::int64_t row = 0; row < extents.keys; ++row) {
     fill_row(key_gradient + row * p.key_gradient.row_stride, width, T(0));
     fill_row(value_gradient + row * p.value_gradient.row_stride, value_width, T(0));

@@ -11,8 +11,12 @@
 namespace metafast::attention {
 namespace {
 
-// Up to this many rows the scores are dot products of rows; for more it pays to transpose the keys.
+// Up to this many rows the scores are dot products of rows; for more it pays to transpose the keys. Both ways round
+// differently and the gradient takes the exponentials of scores less the forward pass's largest, so both passes choose
+// alike: by the queries of a problem, however many of them a slice has.
 constexpr std::int64_t kFewRows = 4;
+
+static inline bool scores_by_rows(const Extents& extents) { return extents.queries <= kFewRows; }
 
 template <class T>
 constexpr T kLowest = T(-__builtin_inf());
@@ -189,7 +193,7 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
   const T* value = p.value.of(extents, problem);
   T* context = p.context.of(extents, problem) + begin * p.context.row_stride;
   T* weights = p.weights ? p.weights.of(extents, problem) + begin * p.weights.row_stride : nullptr;
-  const bool few = rows <= kFewRows;
+  const bool few = scores_by_rows(extents);
   const std::int64_t length = p.selection.end(batch, extents.keys);
   const std::int64_t end = p.causal && begin + rows < length ? begin + rows : length;
 

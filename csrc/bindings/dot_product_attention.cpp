@@ -16,6 +16,8 @@ namespace {
 // than it saves.
 constexpr double kProductsWorthReleasing = 1 << 18;
 constexpr double kProductsWorthThreads = 1 << 22;
+// Turning to the next problem takes as long as this many of them.
+constexpr double kProductsPerProblem = 256;
 
 // Scratch memory of the thread that runs a slice, kept for its next one up to a size.
 class ScratchMemory {
@@ -45,14 +47,18 @@ class ScratchMemory {
 };
 
 constexpr std::size_t kScratchBytesKept = std::size_t{4} << 20;
+constexpr std::int64_t kMostScratchElements = std::int64_t{1} << 58;  // whose bytes can be counted
 
 // Runs kernel(arguments, slice, scratch) over all slices. A slice may not throw, so memory that runs out is remembered.
 template <class T, class Arguments>
 void run(void (*kernel)(const Arguments&, std::int64_t, T*), const Arguments& arguments, std::int64_t num_slices,
          std::int64_t scratch_elements) {
   const attention::Extents& e = arguments.extents;
-  const double products = static_cast<double>(e.problems()) * static_cast<double>(e.queries) *
-                          static_cast<double>(e.keys + 1) * static_cast<double>(e.width + e.value_width + 1);
+  if (num_slices == 0) return;
+  if (scratch_elements > kMostScratchElements) throw std::bad_alloc();
+  const double products = static_cast<double>(e.problems()) *
+                          (kProductsPerProblem + static_cast<double>(e.queries + 1) * static_cast<double>(e.keys + 1) *
+                                                     static_cast<double>(e.width + e.value_width + 1));
   std::atomic<bool> out_of_memory{false};
   const auto solve = [&](std::int64_t slice) {
     thread_local ScratchMemory memory;
@@ -72,20 +78,10 @@ void run(void (*kernel)(const Arguments&, std::int64_t, T*), const Arguments& ar
   if (out_of_memory) throw std::bad_alloc();
 }
 
-bool given(py::handle value) { return value && !value.is_none(); }
-
 py::array query_array(py::handle value) {
   const py::array query = attention_array(value, "query", no_array(), "", {kAny, kAny, kAny, kAny});
-  const int type = query.dtype().num();
-  if (type != py::detail::npy_api::NPY_FLOAT_ && type != py::detail::npy_api::NPY_DOUBLE_)
-    throw py::type_error("query has dtype " + dtype_text(query) + "; expected float32 or float64");
+  with_float_type(query, "query", [](auto) {});  // before the other arguments are compared with it
   return query;
-}
-
-// Calls function(T()) with the floating type of `query`.
-template <class Function>
-auto with_float_type(const py::array& query, Function&& function) {
-  return query.dtype().num() == py::detail::npy_api::NPY_FLOAT_ ? function(float()) : function(double());
 }
 
 // Query, key, value and which keys take part, checked against one another.
@@ -125,7 +121,7 @@ struct Inputs {
 py::object forward(py::handle query, py::handle key, py::handle value, py::handle key_mask, py::handle key_lengths,
                    bool causal, double scale, bool return_weights, bool return_statistics) {
   const Inputs inputs(query, key, value, key_mask, key_lengths);
-  return with_float_type(inputs.query, [&](auto zero) -> py::object {
+  return with_float_type(inputs.query, "query", [&](auto zero) -> py::object {
     using T = decltype(zero);
     const attention::Extents& extents = inputs.extents;
     attention::DotProduct<T> arguments;
@@ -141,7 +137,8 @@ py::object forward(py::handle query, py::handle key, py::handle value, py::handl
       weights = inputs.empty(extents.queries, extents.keys);
       arguments.weights = attention_result<T>(weights);
     }
-    const std::int64_t num_slices = attention::cut(extents).num_slices;
+    // Without queries every result is empty, however many problems there are.
+    const std::int64_t num_slices = extents.queries > 0 ? attention::cut(extents).num_slices : 0;
     const std::int64_t scratch = attention::scratch_elements(extents);
     if constexpr (sizeof(T) == sizeof(float))
       run<T>(dot_product_kernels().forward_float, arguments, num_slices, scratch);
@@ -158,7 +155,7 @@ py::tuple backward(py::handle query, py::handle key, py::handle value, py::handl
                    bool causal, double scale, py::handle context_in, py::handle statistics_in, py::handle weights_in,
                    py::handle context_gradient_in, py::handle weights_gradient_in) {
   const Inputs inputs(query, key, value, key_mask, key_lengths);
-  return with_float_type(inputs.query, [&](auto zero) {
+  return with_float_type(inputs.query, "query", [&](auto zero) {
     using T = decltype(zero);
     const attention::Extents& extents = inputs.extents;
     attention::DotProductGradient<T> arguments;
@@ -183,7 +180,8 @@ py::tuple backward(py::handle query, py::handle key, py::handle value, py::handl
     arguments.query_gradient = attention_result<T>(query_gradient);
     arguments.key_gradient = attention_result<T>(key_gradient);
     arguments.value_gradient = attention_result<T>(value_gradient);
-    const std::int64_t num_slices = attention::cut_gradient(extents).num_slices;
+    const bool empty = extents.queries == 0 && extents.keys == 0;
+    const std::int64_t num_slices = empty ? 0 : attention::cut_gradient(extents).num_slices;
     const std::int64_t scratch = attention::gradient_scratch_elements(extents);
     if constexpr (sizeof(T) == sizeof(float))
       run<T>(dot_product_kernels().backward_float, arguments, num_slices, scratch);

@@ -250,6 +250,8 @@ def dot_product_attention(
     dtype = query.dtype
     if dtype in HALF_PRECISION:
         query, key, value = query.float(), key.float(), value.float()
+    if key_mask is not None and key_mask.dtype in HALF_PRECISION:
+        key_mask = key_mask != 0  # NumPy has no bfloat16
     context, _, weights = _attention(query, key, value, key_mask, key_lengths, causal, scale, return_weights)
     return (context.to(dtype), weights.to(dtype)) if return_weights else context.to(dtype)
 

@@ -61,13 +61,19 @@ def dot_product_attention(
         A shape does not fit; a length is negative or beyond K.
     TypeError
         Arrays of several libraries, devices or float dtypes; arrays that are not floats, or lengths that are not
-        integers; masked, byte-swapped or misaligned arrays.
+        integers; masked, byte-swapped or misaligned arrays; a `scale` that requires grad.
+    MemoryError
+        No memory for the results, or for what the kernel holds beside them.
 
     Notes
     -----
     Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1. Torch tensors that require grad get
     gradients of any order, those of the weights included; the first order is a kernel of the same kind, higher orders
     hold the [Q, K] weights of each head. Under ``torch.compile`` the function is traced whole.
+
+    The gradient of a score is a difference that is rounded relative to |dO| |V|, not to itself: where one key has
+    nearly all the weight, the gradients of `query` and `key` are that rounding times keys and queries, as plain torch's
+    are. Where it has all of it they are 0.
 
     Examples
     --------
@@ -88,6 +94,10 @@ def dot_product_attention(
     if scale is None:
         scale = _default_scale(query)
     elif type(scale) is not float:
+        if getattr(scale, "requires_grad", False):
+            raise TypeError(
+                "scale requires grad, but has no gradient here; pass scale=1.0 and multiply the query by it instead"
+            )
         scale = float(scale)
     if type(query) is np.ndarray and query.dtype.itemsize != 2:
         return _core.dot_product_attention(

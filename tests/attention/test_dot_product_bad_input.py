@@ -1,11 +1,13 @@
 """What dot-product attention refuses, and what it says."""
 
 import re
+import signal
 
 import numpy as np
 import pytest
 import torch
 
+from metafast import _core
 from metafast.attention import dot_product_attention
 
 GOOD = {
@@ -69,3 +71,66 @@ def test_bad_tensors_are_named(changes, error, message, requires_grad):
             argument.requires_grad_(requires_grad)
     with pytest.raises(error, match=re.escape(message)):
         dot_product_attention(**arguments)
+
+
+def test_a_scale_that_requires_grad_is_refused():
+    tensors = {name: torch.from_numpy(array) for name, array in GOOD.items()}
+    scale = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(TypeError, match="scale requires grad"):
+        dot_product_attention(**tensors, scale=scale)
+    context = dot_product_attention(**tensors, scale=scale.detach())
+    assert torch.equal(context, dot_product_attention(**tensors, scale=0.5))
+
+
+def views_of_one(batch, queries, keys, width, value_width):
+    """Return query, key and value as views of one number, as large as NumPy lets them be."""
+    shapes = ((queries, width), (keys, width), (keys, value_width))
+    return [np.broadcast_to(np.float32(1), (batch, 1, *shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("extents", "return_weights"),
+    [
+        ((1, 1, 1, 1 << 58, 1), False),
+        ((1, 1, 1, 1, 1 << 58), False),
+        ((1, 1 << 58, 1, 1, 1), False),
+        ((1, 1 << 32, 1 << 32, 1, 0), True),
+        ((1, 1 << 31, 1 << 31, 0, 0), True),
+    ],
+)
+def test_sizes_beyond_all_memory_are_refused(extents, return_weights):
+    with pytest.raises((MemoryError, ValueError)):
+        dot_product_attention(*views_of_one(*extents), return_weights=return_weights)
+
+
+def test_products_of_extents_may_have_more_than_64_bits():
+    for extents in ((0, 1 << 31, 1 << 31, 1, 1), (0, 1 << 40, 1 << 40, 1, 0), (0, 1, 1, 1 << 58, 1)):
+        arrays = views_of_one(*extents)
+        context = dot_product_attention(*arrays)
+        statistics = np.empty((*context.shape[:-1], 2), np.float32)
+        gradients = _core.dot_product_attention_gradient(
+            *arrays, None, None, False, 1.0, context, statistics, None, context, None
+        )
+        assert [gradient.shape for gradient in gradients] == [array.shape for array in arrays]
+    query, key, value = views_of_one(1 << 40, 0, 5, 1, 1)  # no query, and more problems than an hour is enough for
+    assert dot_product_attention(query, key, value, return_weights=True)[1].shape == (1 << 40, 1, 0, 5)
+
+
+def test_many_problems_with_nothing_to_multiply_can_be_interrupted():
+    """Only the gradients of keys have elements here, and these no columns."""
+    arrays = views_of_one(1 << 40, 0, 5, 0, 0)
+    context, statistics = np.empty((1 << 40, 1, 0, 0), np.float32), np.empty((1 << 40, 1, 0, 2), np.float32)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            _core.dot_product_attention_gradient(
+                *arrays, None, None, False, 1.0, context, statistics, None, context, None
+            )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,5 +1,7 @@
 """Gradients of dot-product attention, of first and higher order, and under torch's transforms."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,75 @@ def test_the_kernel_has_the_gradients_of_the_formulas(isa, problem):
     tolerance = 1e-4 if arrays[0].dtype == np.float32 else 1e-11
     for result, wanted in zip(results, expected, strict=True):
         assert_allclose(result.numpy(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def attend_in_torch(query, key, value, scale, causal=False):
+    scores = scale * (query @ key.mT)
+    if causal:
+        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
+    weights = torch.softmax(scores, -1)
+    return weights @ value, weights
+
+
+@pytest.mark.parametrize("queries", [1, 4, 5, 48, 49, 50, 100])
+@pytest.mark.parametrize("magnitude", [1.0, 10.0, 100.0, 1e4])
+def test_large_scores(isa, queries, magnitude):
+    causal, scale = queries % 2 == 0, 0.25
+    query, key, value = tensors(2, 2, queries, 130, 16, 8, dtype=torch.float32, requires_grad=False)
+    inputs = [magnitude * query, magnitude * key, value]
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(2, 2, queries, columns, generator=generator) for columns in (8, 130)]
+
+    def gradients(function, dtype, **options):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        outputs = function(*leaves, scale=scale, causal=causal, **options)
+        return torch.autograd.grad(outputs, leaves, [tensor.to(dtype) for tensor in cotangents])
+
+    exact = gradients(attend_in_torch, torch.float64)
+    eager = gradients(attend_in_torch, torch.float32)
+    results = gradients(dot_product_attention, torch.float32, return_weights=True)
+    slack = 2 if isa in ("x86-64-v3", "x86-64-v4") else 4  # torch has fused multiply-adds, the other levels do not
+    # The gradient of a score is a difference of numbers of this size, rounded, times a query or key.
+    largest = [tensor.norm(dim=-1).max().item() for tensor in (*inputs, cotangents[0])]
+    of_score = scale * torch.finfo(torch.float32).eps * (largest[2] * largest[3] + cotangents[1].max().item())
+    floors = [of_score * largest[1], of_score * largest[0] * queries**0.5, 0.0]
+    for result, alike, wanted, floor in zip(results, eager, exact, floors, strict=True):
+        bound = max(5e-6 * wanted.abs().max(), slack * (alike - wanted).abs().max(), floor)
+        assert (result - wanted).abs().max() <= bound
+
+
+@pytest.mark.parametrize("queries", [1, 5, 49, 53, 99, 243])
+def test_the_gradient_has_the_weights_of_the_forward_pass(isa, queries):
+    """With dO = 1 the gradient of the values is the transposed weights."""
+    rng = np.random.default_rng(queries)
+    for keys, magnitude, causal in itertools.product([7, 128, 130], [1.0, 1e4], [False, True]):
+        arrays = [
+            rng.standard_normal((1, 1, *shape)).astype(np.float32)
+            for shape in ((queries, 13), (keys, 13), (keys, queries))
+        ]
+        arrays[0] *= magnitude
+        arrays[1] *= magnitude
+        selection = rng.random((1, keys)) < 0.7, None, causal, 0.125
+        context, statistics, weights = _core.dot_product_attention(*arrays, *selection, True, True)
+        identity = np.eye(queries, dtype=np.float32)[None, None]
+        *_, of_value = _core.dot_product_attention_gradient(
+            *arrays, *selection, context, statistics, None, identity, None
+        )
+        assert_array_equal(of_value, np.swapaxes(weights, 2, 3))
+        total = weights.sum(-1)
+        assert_allclose(total, total > 0.5, rtol=2e-6)
+
+
+def test_weights_of_one_key_leave_no_gradient_of_query_and_key(isa):
+    for queries in (3, 50):
+        query, key, value = tensors(1, 2, queries, 200, 64, 9, dtype=torch.float32, requires_grad=False)
+        inputs = [tensor.requires_grad_() for tensor in (1e4 * query, 1e4 * key, value)]
+        context, weights = dot_product_attention(*inputs, return_weights=True)
+        assert ((weights == 0) | (weights == 1)).all()
+        loss = context.sin().sum() + weights.cos().sum()
+        of_query, of_key, _ = torch.autograd.grad(loss, inputs)
+        assert not of_query.any()
+        assert not of_key.any()
 
 
 @pytest.mark.parametrize("return_weights", [False, True])
@@ -220,6 +291,18 @@ def test_half_precision_is_computed_in_float32(dtype):
     expected = torch.autograd.grad(dot_product_attention(*wide).sum(), wide)
     for result, wanted in zip(results, expected, strict=True):
         assert torch.equal(result, wanted.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_mask_may_have_any_dtype(dtype, requires_grad):
+    inputs = tensors(2, 2, 6, 7, 8, 5, dtype=torch.float32, requires_grad=requires_grad)
+    mask = torch.from_numpy(SELECTIONS["everything"]["key_mask"])
+    results, expected = (dot_product_attention(*inputs, key_mask=one) for one in (mask.to(dtype), mask != 0))
+    assert torch.equal(results, expected)
+    if requires_grad:
+        pairs = zip(*(torch.autograd.grad(one.sin().sum(), inputs) for one in (results, expected)), strict=True)
+        assert all(torch.equal(result, wanted) for result, wanted in pairs)
 
 
 def test_no_quadratic_memory_in_the_first_order():
