@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/additive_forward.hpp"
+#include "common/dot.hpp"
 
 namespace metafast::attention {
 namespace {
@@ -195,18 +196,6 @@ inline void gather_row(const T* row, const PreparedKeys<T>& prepared, T* gathere
     return;
   }
   for (std::int64_t index = 0; index < count; ++index) gathered[index] = row[prepared.active[index]];
-}
-
-template <class T>
-inline T dot(const T* a, const T* b, std::int64_t count) {
-  constexpr int W = kLanes<T>;
-  using P = Pack<T, W>;
-  typename P::Real sum{};
-  std::int64_t index = 0;
-  for (; index + W <= count; index += W) sum = P::multiply_add(P::load(a + index), P::load(b + index), sum);
-  T total = sum_of_lanes<T, W>(sum);
-  for (; index < count; ++index) total += a[index] * b[index];
-  return total;
 }
 
 // Fewer than these are multiplied with the values' rows as they lie.
