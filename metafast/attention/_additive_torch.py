@@ -214,7 +214,7 @@ class _DoubleBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        raise NotImplementedError("additive_attention has derivatives of first and second order, not of third")
+        raise RuntimeError("additive_attention has derivatives of first and second order, not of third")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

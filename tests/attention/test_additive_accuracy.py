@@ -68,9 +68,7 @@ def make(case, width, weights="random", seed=0):
 def test_scores(isa, case, weights):
     for width in (16, 40, 128):
         query, key, _, score_weight = make(case, width, weights)
-        exact = reference.scores(query[:, None], key[:, None], score_weight[None])[:, 0]
-        # One value per key makes the context the weights; their logarithms give the scores up to a shift per query,
-        # and only where no weight is so small that its own rounding counts.
+        # The logarithms of the weights are the scores up to a shift per query. With a 1-norm of 1 no weight is small.
         score_weight = (score_weight / np.abs(score_weight).sum()).astype(np.float32)
         exact = reference.scores(query[:, None], key[:, None], score_weight[None])[:, 0]
         _, found = additive_attention(query, key, key, score_weight, return_weights=True)
