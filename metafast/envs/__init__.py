@@ -1,5 +1,9 @@
 """Vectorised environments that step natively, many millions of times a second, behind gymnasium's ``VectorEnv``."""
 
+# Whole, before any of its parts: these import one another in a circle, which another thread that is importing gymnasium
+# at this moment may have half completed.
+import gymnasium as gymnasium  # isort: split
+
 from metafast._gymnasium_hook import register_envs
 from metafast.envs._make import make_vec
 from metafast.envs._vector_env import NativeVectorEnv
