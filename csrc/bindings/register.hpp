@@ -8,6 +8,7 @@ namespace py = pybind11;
 namespace metafast {
 
 void register_common(py::module_& module);
+void register_group_advantages(py::module_& module);
 void register_returns(py::module_& module);
 void register_additive_attention(py::module_& module);
 void register_additive_gradients(py::module_& module);

@@ -68,6 +68,7 @@ template <class Mask, class Bytes>
 template <class T, int W>
 struct Pack {
   static constexpr int kWidth = W;
+  using Element = T;
   using Real = typename VectorTypes<T, W>::Real;
   using Mask = typename VectorTypes<T, W>::Mask;
   using Bytes = typename VectorTypes<T, W>::Bytes;
@@ -133,6 +134,7 @@ struct Pack {
 template <class T>
 struct Pack<T, 1> {
   static constexpr int kWidth = 1;
+  using Element = T;
   using Real = T;
   using Mask = bool;
   static inline Real load(const T* from) { return *from; }

@@ -1,4 +1,5 @@
-// The arguments of each return estimator, and the kernel table of the room. Views are checked by the caller.
+// What the return estimators are given, how their work is cut, and the kernel table of the room. Views are checked by
+// the caller.
 #pragma once
 
 #include <cstdint>
@@ -8,44 +9,33 @@
 
 namespace metafast::returns {
 
+enum Input {
+  kRewards,
+  kValues,
+  kNextValues,  // of the true successors; or, where `bootstrapped`, one row: those after the last step
+  kFinalValues,
+  kLogRhos,
+  kNextQExpected,
+  kNextQ,
+  kOffsets,
+  kDecays,
+  kNumInputs
+};
+enum Flag { kTerminated, kTruncated, kMask, kNumFlags };
+enum Factor { kGamma, kLam, kNumFactors };
+constexpr int kMaxResults = 2;
+
+// The arguments of every estimator, under the names they have everywhere. What an estimator does not take, or was not
+// given, is null.
 template <class T>
-struct Gae {
+struct Problem {
   SequenceExtents extents;
-  SequenceView<const T> rewards;
-  SequenceView<const T> values;
-  // The values of the true successors; or, where `bootstrapped`, one row: those after the last step.
-  SequenceView<const T> next_values;
+  SequenceView<const T> inputs[kNumInputs];
+  SequenceView<const std::uint8_t> flags[kNumFlags];
+  Coefficient<T> factors[kNumFactors];
+  T clip_rho, clip_c, clip_pg_rho;
   bool bootstrapped = false;
-  SequenceView<const std::uint8_t> terminated;
-  SequenceView<const std::uint8_t> truncated;  // optional
-  SequenceView<const T> final_values;          // optional; read where truncated, in the bootstrapped form
-  SequenceView<const std::uint8_t> mask;       // optional; 0 skips a step and carries the recurrence through
-  Coefficient<T> gamma;
-  Coefficient<T> lam;
-  SequenceView<T> advantages;
-  SequenceView<T> returns;
-};
-
-template <class T>
-struct DiscountedReturns {
-  SequenceExtents extents;
-  SequenceView<const T> rewards;
-  SequenceView<const std::uint8_t> terminated;
-  SequenceView<const std::uint8_t> truncated;  // optional
-  SequenceView<const T> bootstrap;             // optional; one row, 0 where absent
-  SequenceView<const T> final_values;          // optional; 0 where absent
-  Coefficient<T> gamma;
-  SequenceView<T> returns;
-};
-
-// The recurrence itself, A_t = offset_t + decay_t A_{t+1} with nothing after the last step. With negative time
-// strides it runs forwards in time, which is the adjoint of every estimator.
-template <class T>
-struct AffineScan {
-  SequenceExtents extents;
-  SequenceView<const T> offsets;
-  SequenceView<const T> decays;
-  SequenceView<T> result;
+  SequenceView<T> results[kMaxResults];
 };
 
 // Work is cut by its extents alone, so that a result does not depend on the number of threads: slices of whole
@@ -72,14 +62,60 @@ static inline Cut cut(const SequenceExtents& extents) {
   return cut;
 }
 
+template <class T>
+struct NStepReturns {
+  Problem<T> problem;
+  std::int64_t n;
+};
+
+// Its work: a chunk is a few steps of a few columns, or the steps of several outer indices, and the n - 1 steps after
+// them, held in scratch memory.
+struct NStepCut {
+  std::int64_t columns, column_tiles;
+  std::int64_t steps, time_chunks;
+  std::int64_t outers_per_chunk;
+  std::int64_t num_chunks;
+  std::int64_t scratch_elements;  // of each of kNStepScratchArrays
+};
+
+constexpr std::int64_t kNStepColumns = 64;
+constexpr std::int64_t kNStepElements = 4096;
+constexpr int kNStepScratchArrays = 3;
+
+static inline NStepCut n_step_cut(const SequenceExtents& extents, std::int64_t n) {
+  const auto chunks = [](std::int64_t size, std::int64_t of) { return (size + of - 1) / of; };
+  const auto at_least = [](std::int64_t a, std::int64_t b) { return a < b ? b : a; };
+  NStepCut cut;
+  cut.columns = extents.inner < kNStepColumns ? extents.inner : kNStepColumns;
+  cut.column_tiles = chunks(extents.inner, cut.columns);
+  cut.steps = at_least(kNStepElements / cut.columns, n);
+  cut.time_chunks = chunks(extents.time, cut.steps);
+  const bool gather = cut.time_chunks == 1 && cut.column_tiles == 1;
+  cut.outers_per_chunk = gather ? at_least(kNStepElements / (extents.time * cut.columns), 1) : 1;
+  cut.num_chunks = chunks(extents.outer, cut.outers_per_chunk) * cut.column_tiles * cut.time_chunks;
+  const std::int64_t loaded = cut.steps + n - 1 < extents.time ? cut.steps + n - 1 : extents.time;
+  cut.scratch_elements = (cut.outers_per_chunk * loaded + n + 1) * cut.columns;
+  return cut;
+}
+
+// Solves one slice of the Cut of the problem's extents. `stream`: write the results past the caches.
+template <class T>
+using Solve = void (*)(const Problem<T>&, std::int64_t slice, bool stream);
+
+// The same kernel for both types.
+struct Kernel {
+  Solve<float> solve_float;
+  Solve<double> solve_double;
+
+  Solve<float> solve(float) const { return solve_float; }
+  Solve<double> solve(double) const { return solve_double; }
+};
+
 struct Kernels {
-  // Solve one slice of the Cut of the arguments' extents. `stream`: write the results past the caches.
-  void (*gae_float)(const Gae<float>&, std::int64_t slice, bool stream);
-  void (*gae_double)(const Gae<double>&, std::int64_t slice, bool stream);
-  void (*discounted_returns_float)(const DiscountedReturns<float>&, std::int64_t slice, bool stream);
-  void (*discounted_returns_double)(const DiscountedReturns<double>&, std::int64_t slice, bool stream);
-  void (*affine_scan_float)(const AffineScan<float>&, std::int64_t slice, bool stream);
-  void (*affine_scan_double)(const AffineScan<double>&, std::int64_t slice, bool stream);
+  Kernel gae, discounted_returns, lambda_returns, vtrace, retrace, upgo, affine_scan;
+  // One chunk of the NStepCut.
+  void (*n_step_returns_float)(const NStepReturns<float>&, std::int64_t chunk, float* scratch);
+  void (*n_step_returns_double)(const NStepReturns<double>&, std::int64_t chunk, double* scratch);
 };
 
 }  // namespace metafast::returns
