@@ -440,6 +440,8 @@ py::object evaluate(const Estimator& estimator, PyObject* const* arguments) {
   if (library == Library::numpy && !py::isinstance<py::array>(leading))
     throw_other_library(leading, name, "numpy.ndarray");
   const Array array = plain_view(leading, name, library, keep);
+  if (array.itemsize == 2 && array.kind != 'i' && array.kind != 'u')  // half precision, of one kind or another
+    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
   if (array.kind == 'f' && array.itemsize == sizeof(float))
     return Call<float>(estimator, arguments, array, name, library, time_axis, keep).run();
   if (array.kind == 'f' && array.itemsize == sizeof(double))

@@ -121,6 +121,13 @@ struct Pack {
   // Lane i takes lane i + shift of `lanes`, or of `beyond` where that is past the end.
   template <int shift>
   [[gnu::always_inline]] static inline Real shift_down(Real lanes, Real beyond) {
+#if defined(__AVX512F__)
+    // One instruction, of which gcc makes a permutation by table.
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 4)
+      return (Real)_mm512_maskz_alignr_epi32(0xffff, (__m512i)beyond, (__m512i)lanes, shift);
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 8)
+      return (Real)_mm512_maskz_alignr_epi64(0xff, (__m512i)beyond, (__m512i)lanes, shift);
+#endif
     return shift_down<shift>(lanes, beyond, std::make_integer_sequence<int, W>{});
   }
 

@@ -12,6 +12,8 @@ namespace {
 template <bool kBootstrapped>
 struct Successors {
   static constexpr bool kCompanion = kBootstrapped;
+  static constexpr bool kReadsFinalValues = kBootstrapped;
+  static constexpr bool kEitherWay = false;
 
   template <class T>
   static T initial_companion(const Problem<T>& problem, std::int64_t outer, std::int64_t column) {

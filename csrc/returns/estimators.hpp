@@ -39,16 +39,21 @@ struct Problem {
 };
 
 // Work is cut by its extents alone, so that a result does not depend on the number of threads: slices of whole
-// outer indices where those are small, of columns of one outer index where they are large.
+// outer indices where those are small, of columns of one outer index where they are large, of time where there are few
+// columns and many steps.
 struct Cut {
   std::int64_t outers_per_slice;
   std::int64_t columns_per_slice;
   std::int64_t column_slices;
+  std::int64_t steps_per_slice;
+  std::int64_t time_slices;
   std::int64_t num_slices;
 };
 
 constexpr std::int64_t kMaxColumns = 2048;
 constexpr std::int64_t kSliceElements = 1 << 16;
+constexpr std::int64_t kFewColumns = 8;
+constexpr std::int64_t kFewOuters = 16;
 
 // Wide slices stream best from memory; what fits the caches is cut finer, so that there is something to share.
 static inline Cut cut(const SequenceExtents& extents) {
@@ -58,7 +63,11 @@ static inline Cut cut(const SequenceExtents& extents) {
   cut.outers_per_slice = large ? 1 : kSliceElements / (outer_elements > 0 ? outer_elements : 1);
   cut.columns_per_slice = !large ? extents.inner : outer_elements < 16 * kSliceElements ? kMaxColumns / 4 : kMaxColumns;
   cut.column_slices = large ? (extents.inner + cut.columns_per_slice - 1) / cut.columns_per_slice : 1;
-  cut.num_slices = (extents.outer + cut.outers_per_slice - 1) / cut.outers_per_slice * cut.column_slices;
+  const bool in_time = large && extents.inner <= kFewColumns && extents.outer < kFewOuters;
+  cut.steps_per_slice = in_time ? kSliceElements / 2 / extents.inner / 64 * 64 : extents.time;
+  cut.time_slices = in_time ? (extents.time + cut.steps_per_slice - 1) / cut.steps_per_slice : 1;
+  cut.num_slices =
+      (extents.outer + cut.outers_per_slice - 1) / cut.outers_per_slice * cut.column_slices * cut.time_slices;
   return cut;
 }
 

@@ -130,7 +130,7 @@ class NStepChunk {
   template <class Body>
   void for_each_run(std::int64_t steps, const Body& body, std::int64_t skipped, const T*& scratch) {
     const std::int64_t last = problem_.extents.time - 1;
-    const bool whole = columns_ == problem_.extents.inner && gapless<NStepFormula>(problem_);
+    const bool whole = columns_ == problem_.extents.inner && gapless<NStepFormula>(problem_, columns_);
     for (std::int64_t outer = first_outer_; outer < first_outer_ + num_outers_; ++outer) {
       Walk<T, NStepFormula> walk(problem_, outer, first_time_, first_column_);
       if (whole) {

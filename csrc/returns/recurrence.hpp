@@ -26,15 +26,15 @@ struct Affine {
 // A_t from A_{t+1}.
 template <class P, class Real>
 METAFAST_FORMULA Real carry_back(const Affine<Real>& step, Real next) {
-  return step.decay == Real{} ? step.offset : P::multiply_add(step.decay, next, step.offset);
+  return step.decay != Real{} ? P::multiply_add(step.decay, next, step.offset) : step.offset;
 }
 
 // The recurrence of `step` followed (later in time) by `next`, so that chunks of time can be joined in any grouping.
 template <class P, class Real>
 METAFAST_FORMULA Affine<Real> compose(const Affine<Real>& step, const Affine<Real>& next) {
-  const auto cut = step.decay == Real{};
-  return {cut ? step.offset : P::multiply_add(step.decay, next.offset, step.offset),
-          cut ? Real{} : step.decay * next.decay};
+  const auto joined = step.decay != Real{};
+  return {joined ? P::multiply_add(step.decay, next.offset, step.offset) : step.offset,
+          joined ? step.decay * next.decay : Real{}};
 }
 
 // What a masked step does: nothing. The recurrence passes through.

@@ -5,6 +5,8 @@
 //   Inputs, kResults      what it reads and how many arrays it writes,
 //   kCompanion            whether a step needs something of the step after it: its value where successors are not
 //                         given, its trace in Retrace;   companion<P>(walk, index), initial_companion(...)
+//   kReadsFinalValues     whether final_values is one of the inputs,
+//   kEitherWay            whether time may run either way through memory,
 //   kMasked               whether steps may be skipped,
 //   initial(problem, outer, column)                    the carry from behind the last step,
 //   step<P>(walk, index, next_companion)               a step: its `affine`, and what emit needs of it,
@@ -48,10 +50,13 @@ struct Carries {
   }
 };
 
-// For arrays larger than the caches: whole rows, so that memory is streamed; the carries stay in the first-level cache.
+constexpr std::int64_t kWide = 512;
+
+// For wide arrays: whole rows, so that memory is streamed; the carries stay in the first-level cache. Written past the
+// caches where `stream`.
 template <class Formula, class T>
 inline void solve_rows(const Problem<T>& problem, std::int64_t outer, std::int64_t first_column,
-                       std::int64_t num_columns) {
+                       std::int64_t num_columns, bool stream) {
   Carries<Formula, T> carries(problem, outer, first_column, num_columns);
   Walk<T, Formula> walk(problem, outer, problem.extents.time - 1, first_column);
   for (std::int64_t time = problem.extents.time - 1;; --time) {
@@ -74,7 +79,7 @@ inline void solve_rows(const Problem<T>& problem, std::int64_t outer, std::int64
     const std::int64_t boundary = row.elements_to_boundary();
     std::int64_t column = std::clamp<std::int64_t>(boundary, 0, num_columns);
     for_lanes<T>(0, column, solve_plainly);
-    if (boundary >= 0) {
+    if (stream && boundary >= 0) {
       for (; column + kLanes<T> <= num_columns; column += kLanes<T>) {
         if (time > 0) row.prefetch_earlier(column);
         solve(Width<kLanes<T>>{}, std::true_type{}, column);
@@ -86,7 +91,7 @@ inline void solve_rows(const Problem<T>& problem, std::int64_t outer, std::int64
   }
 }
 
-// For arrays in the caches: few columns at a time from the last step to the first, carries in registers.
+// For narrow arrays: few columns at a time from the last step to the first, carries in registers.
 template <class Formula, int kWidth, int kVectors, class T>
 inline void solve_tile(const Problem<T>& problem, std::int64_t outer, std::int64_t first_column) {
   using P = Pack<T, kWidth>;

@@ -11,6 +11,8 @@ struct Target {
   static constexpr int kResults = 1;
   static constexpr bool kMasked = false;
   static constexpr bool kCompanion = false;
+  static constexpr bool kReadsFinalValues = false;
+  static constexpr bool kEitherWay = false;
 
   template <class Real>
   struct Step {
@@ -25,6 +27,7 @@ struct Target {
 
 struct DiscountedReturns : Target {
   using Inputs = InputList<kRewards, kFinalValues>;
+  static constexpr bool kReadsFinalValues = true;
 
   template <class T>
   static T initial(const Problem<T>& problem, std::int64_t outer, std::int64_t column) {
@@ -88,6 +91,7 @@ struct Retrace : Target {
 // is the adjoint of every estimator.
 struct AffineScan : Target {
   using Inputs = InputList<kOffsets, kDecays>;
+  static constexpr bool kEitherWay = true;
 
   template <class T>
   static T initial(const Problem<T>&, std::int64_t, std::int64_t) {
