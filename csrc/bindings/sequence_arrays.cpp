@@ -7,23 +7,18 @@
 namespace metafast {
 namespace {
 
-// Whether the byte ranges of two arrays meet.
-bool ranges_meet(const Array& a, const Array& b) {
-  const auto range = [](const Array& array) {
-    auto low = reinterpret_cast<std::uintptr_t>(array.data);
-    auto high = low + static_cast<std::uintptr_t>(array.itemsize);
-    for (int axis = 0; axis < array.ndim; ++axis) {
-      const py::ssize_t reach = array.strides[axis] * (array.shape[axis] - 1);
-      (reach < 0 ? low : high) += static_cast<std::uintptr_t>(reach);
+// Finds the bytes between the first and the last that an array reaches.
+void find_reach(Array& array) {
+  array.low = array.high = reinterpret_cast<std::uintptr_t>(array.data);
+  for (int axis = 0; axis < array.ndim; ++axis) {
+    if (array.shape[axis] == 0) {
+      array.high = array.low;
+      return;
     }
-    return std::make_pair(low, high);
-  };
-  const auto empty = [](const Array& array) {
-    return std::find(array.shape.begin(), array.shape.begin() + array.ndim, 0) != array.shape.begin() + array.ndim;
-  };
-  if (empty(a) || empty(b)) return false;
-  const auto first = range(a), second = range(b);
-  return first.first < second.second && second.first < first.second;
+    const py::ssize_t reach = array.strides[axis] * (array.shape[axis] - 1);
+    (reach < 0 ? array.low : array.high) += static_cast<std::uintptr_t>(reach);
+  }
+  array.high += static_cast<std::uintptr_t>(array.itemsize);
 }
 
 Array numpy_array(py::handle value, const char* name) {
@@ -42,6 +37,7 @@ Array numpy_array(py::handle value, const char* name) {
   std::copy_n(proxy->dimensions, proxy->nd, array.shape.begin());
   std::copy_n(proxy->strides, proxy->nd, array.strides.begin());
   check_elements(py::reinterpret_borrow<py::array>(value), name);
+  find_reach(array);
   return array;
 }
 
@@ -67,6 +63,7 @@ Array torch_array(py::handle value, const char* name) {
     array.strides[axis] = tensor.strides ? static_cast<py::ssize_t>(tensor.strides[axis]) * array.itemsize : stride;
     stride *= array.shape[axis];
   }
+  find_reach(array);
   return array;
 }
 
@@ -97,12 +94,13 @@ py::array numpy_view(const Array& array) {
 }
 
 SequenceLayout::SequenceLayout(const Array& leading, const char* name, int time_axis, std::vector<py::object>& keep)
-    : shape_(leading.shape), ndim_(leading.ndim), time_axis_(time_axis), name_(name), keep_(keep) {
+    : ndim_(leading.ndim), time_axis_(time_axis), name_(name), keep_(keep) {
   if (time_axis != 0 && time_axis != 1)
     throw py::value_error("time_axis must be 0 or 1, not " + std::to_string(time_axis));
   if (ndim_ <= time_axis)
     throw py::value_error(std::string(name) + " has shape " + shape_text(shape_.data(), ndim_) +
                           ", which has no axis " + std::to_string(time_axis) + " for time");
+  std::copy_n(leading.shape.begin(), ndim_, shape_.begin());
   std::int64_t inner = 1;
   for (int axis = time_axis + 1; axis < ndim_; ++axis) inner *= shape_[axis];
   const std::int64_t outer = time_axis == 1 ? shape_[0] : 1;
@@ -126,7 +124,7 @@ SequenceLayout::SequenceLayout(const Array& leading, const char* name, int time_
 }
 
 void SequenceLayout::check_shape(const Array& array, const char* name) const {
-  if (array.ndim == ndim_ && array.shape == shape_) return;
+  if (array.ndim == ndim_ && std::equal(shape_.begin(), shape_.begin() + ndim_, array.shape.begin())) return;
   throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape.data(), array.ndim) + ", expected " +
                         shape_text(shape_.data(), ndim_) + ", the shape of " + name_);
 }
@@ -275,7 +273,7 @@ py::object SequenceLayout::empty(const Array& like, Library library, Array& made
 }
 
 void check_no_overlap(const Array& output, const char* name, const Array& other, const char* other_name) {
-  if (!other || !ranges_meet(output, other)) return;
+  if (!other || output.low >= other.high || other.low >= output.high) return;
   if (py::module_::import("numpy").attr("shares_memory")(numpy_view(output), numpy_view(other)).cast<bool>())
     throw py::value_error(std::string(name) + " shares memory with " + other_name + "; results need memory of their own");
 }

@@ -21,8 +21,9 @@ struct Array {
   char kind = 0;  // NumPy's: b, i, u, f or another
   py::ssize_t itemsize = 0;
   bool writable = false;
-  Axes shape{};
-  Axes strides{};  // in bytes
+  std::uintptr_t low = 0, high = 0;  // the bytes it reaches
+  Axes shape;                        // as long as ndim says
+  Axes strides;                      // in bytes
 
   explicit operator bool() const { return static_cast<bool>(object); }
   bool has_dtype_of(const Array& other) const { return kind == other.kind && itemsize == other.itemsize; }
