@@ -15,7 +15,18 @@ except ImportError as error:
     ) from error
 
 from metafast._gymnasium_hook import register_with_gymnasium
-from metafast.returns import discounted_returns, gae
+from metafast.returns import (
+    discounted_returns,
+    gae,
+    group_advantages,
+    lambda_returns,
+    n_step_returns,
+    q_lambda,
+    retrace,
+    segment_returns,
+    upgo,
+    vtrace,
+)
 
 if TYPE_CHECKING:
     from metafast import attention, envs
@@ -27,8 +38,16 @@ __all__ = [
     "envs",
     "gae",
     "get_num_threads",
+    "group_advantages",
     "isa",
+    "lambda_returns",
+    "n_step_returns",
+    "q_lambda",
+    "retrace",
+    "segment_returns",
     "set_num_threads",
+    "upgo",
+    "vtrace",
 ]
 
 # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.

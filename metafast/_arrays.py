@@ -7,8 +7,9 @@ results back. No array library but NumPy is imported here unless the caller has 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,18 @@ def device_of(array: Any) -> str:
 
 def is_array(value: Any) -> bool:
     """Tell an array, with or without axes, from a number."""
+    if isinstance(value, int | float):
+        return False  # at once, because torch.compile cannot look for an attribute of a number that it traces
     return isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__")
 
 
-def check_same_kind(arrays: Mapping[str, Any]) -> None:
+def is_traced_by_jax(values: Iterable[Any]) -> bool:
+    """Tell whether there is an array among the values that stands for others, because JAX traces the call."""
+    core = sys.modules.get("jax.core")
+    return core is not None and any(isinstance(value, core.Tracer) for value in values)
+
+
+def check_same_kind(arrays: Mapping[str, Any], *, devices: bool = True) -> None:
     """Raise a TypeError unless all arrays share library and device, on the CPU.
 
     Parameters
@@ -70,6 +79,8 @@ def check_same_kind(arrays: Mapping[str, Any]) -> None:
     arrays
         Arrays by argument name; the first is the one the others are compared with. None is passed over where the
         argument is optional, and so is a number where it is a coefficient.
+    devices
+        Look at the devices. What is being traced has none.
     """
     first = next(iter(arrays))
     library, device = "", ""
@@ -85,12 +96,12 @@ def check_same_kind(arrays: Mapping[str, Any]) -> None:
         if name in COEFFICIENTS and getattr(array, "ndim", None) == 0:
             continue
         if not library:
-            library, device = library_of(array), device_of(array)
+            library, device = library_of(array), device_of(array) if devices else "cpu"
         if library_of(array) != library:
             raise TypeError(
                 f"{name} is a {library_of(array)} array, but {first} is a {library} array; one call takes one library"
             )
-        if device_of(array) != device:
+        if devices and device_of(array) != device:
             raise TypeError(f"{name} is on {device_of(array)}, but {first} is on {device}; one call takes one device")
     if not library:
         raise TypeError(f"{first} must be an array (NumPy, torch, JAX, or with __dlpack__), not a number")
@@ -111,6 +122,20 @@ def check_floats_share_dtype(arrays: Mapping[str, Any]) -> None:
             )
 
 
+def name_outputs(out: Any) -> dict[str, Any]:
+    """Name the arrays of `out`, one or several of them, as errors do."""
+    return (
+        {f"out[{index}]": array for index, array in enumerate(out)} if isinstance(out, tuple | list) else {"out": out}
+    )
+
+
+def check_can_be_written(out: Any) -> None:
+    """Raise a ValueError where autograd looks at a torch tensor that results are to be written to."""
+    for name, array in name_outputs(out).items():
+        if is_torch(array) and array.requires_grad:
+            raise ValueError(f"{name} requires grad, so it cannot be written to")
+
+
 def to_numpy(array: Any) -> Any:
     """View an array as NumPy's, without copying; half precision is converted to float32, what is no array passes."""
     if not is_array(array):
@@ -122,6 +147,15 @@ def to_numpy(array: Any) -> Any:
     if is_torch(array):
         return array.detach().numpy()
     return np.from_dlpack(array)
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Make an array that JAX takes without a copy: NumPy's own begin anywhere, JAX's at multiples of 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    aligned: np.ndarray = memory[start : start + size].view(dtype).reshape(shape)
+    return aligned
 
 
 def from_numpy(result: np.ndarray | None, like: Any) -> Any:
@@ -140,7 +174,7 @@ def call_on_host(
     kernel: Callable[..., Any],
     floats: Mapping[str, Any],
     flags: Mapping[str, Any],
-    out: tuple[Any, ...] = (),
+    out: Any = None,
     **options: Any,
 ) -> Any:
     """Call a binding with NumPy views of anybody's arrays, and return its results in the library of the first float.
@@ -152,7 +186,7 @@ def call_on_host(
     floats, flags
         Arrays by argument name; None where not given.
     out
-        The caller's own arrays for the results, if any: passed on as ``out`` and returned.
+        The caller's own array for the result, or a tuple of them, if any: passed on as ``out`` and returned.
     options
         What is passed on as it is.
     """
@@ -166,18 +200,17 @@ def call_on_host(
             "results back in; pass numpy.from_dlpack of the arrays instead"
         )
     views = {name: to_numpy(array) for name, array in arrays.items()}
-    if out:
-        outputs = {f"out[{index}]": array for index, array in enumerate(out)}
+    if out is not None:
+        outputs = name_outputs(out)
         check_same_kind({next(iter(floats)): like, **outputs})
         if dtype_name(like) in HALF_PRECISION:
             raise TypeError(f"out cannot be given for {dtype_name(like)}, whose results are computed in float32")
-        for name, array in outputs.items():
-            if is_torch(array) and array.requires_grad:
-                raise ValueError(f"{name} requires grad, so it cannot be written to")
-        kernel(**views, **options, out=tuple(to_numpy(array) for array in out))
+        check_can_be_written(out)
+        targets = [to_numpy(array) for array in outputs.values()]
+        kernel(**views, **options, out=tuple(targets) if isinstance(out, tuple) else targets[0])
         if is_torch(like):
-            sys.modules["torch"].autograd.graph.increment_version(out)
-        return tuple(out)
+            sys.modules["torch"].autograd.graph.increment_version(tuple(outputs.values()))
+        return out
     results = kernel(**views, **options)
     if isinstance(results, tuple):
         return tuple(from_numpy(result, like) for result in results)

@@ -12,34 +12,47 @@ def set_num_threads(num_threads: int) -> None: ...
 def isa() -> str: ...
 def force_isa(isa: str) -> None: ...
 def supported_isas() -> tuple[str, ...]: ...
+
+# The return estimators take and return NumPy arrays or plain torch tensors, once use_torch has been called; where a
+# tensor must be converted first they answer NotImplemented.
+def use_torch(tensor_type: type, parameter_type: type, exchange_table: Any) -> bool: ...
 def gae(
-    rewards: NDArray[np.floating[Any]],
-    values: NDArray[np.floating[Any]],
-    next_values: NDArray[np.floating[Any]],
-    terminated: NDArray[Any],
-    truncated: NDArray[Any] | None,
-    gamma: float | NDArray[np.floating[Any]],
-    lam: float | NDArray[np.floating[Any]],
-    final_values: NDArray[np.floating[Any]] | None,
-    mask: NDArray[Any] | None,
-    time_axis: int,
-    out: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None = None,
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]: ...
+    rewards: Any, values: Any, next_values: Any, terminated: Any, truncated: Any, gamma: Any, lam: Any,
+    final_values: Any, mask: Any, time_axis: int, out: Any = None,
+) -> Any: ...  # fmt: skip
 def discounted_returns(
-    rewards: NDArray[np.floating[Any]],
-    terminated: NDArray[Any],
-    truncated: NDArray[Any] | None,
-    gamma: float | NDArray[np.floating[Any]],
-    bootstrap: NDArray[np.floating[Any]] | None,
-    final_values: NDArray[np.floating[Any]] | None,
-    time_axis: int,
-) -> NDArray[np.floating[Any]]: ...
-def affine_scan(
-    offsets: NDArray[np.floating[Any]],
-    decays: NDArray[np.floating[Any]],
-    time_axis: int,
-    forwards: bool,
-) -> NDArray[np.floating[Any]]: ...
+    rewards: Any, terminated: Any, truncated: Any, gamma: Any, bootstrap: Any, final_values: Any, time_axis: int,
+    out: Any = None,
+) -> Any: ...  # fmt: skip
+def lambda_returns(
+    rewards: Any, next_values: Any, terminated: Any, truncated: Any, gamma: Any, lam: Any, time_axis: int,
+    out: Any = None,
+) -> Any: ...  # fmt: skip
+def n_step_returns(
+    rewards: Any, next_values: Any, terminated: Any, truncated: Any, gamma: Any, n: int, time_axis: int,
+    out: Any = None,
+) -> Any: ...  # fmt: skip
+def vtrace(
+    log_rhos: Any, rewards: Any, values: Any, next_values: Any, terminated: Any, truncated: Any, gamma: Any, lam: Any,
+    clip_rho: float, clip_c: float, clip_pg_rho: float, final_values: Any, time_axis: int, out: Any = None,
+) -> Any: ...  # fmt: skip
+def retrace(
+    q: Any, next_q_expected: Any, next_q: Any, log_rhos: Any, rewards: Any, terminated: Any, truncated: Any,
+    gamma: Any, lam: Any, time_axis: int, out: Any = None,
+) -> Any: ...  # fmt: skip
+def q_lambda(
+    next_q_max: Any, rewards: Any, terminated: Any, truncated: Any, gamma: Any, lam: Any, time_axis: int,
+    out: Any = None,
+) -> Any: ...  # fmt: skip
+def upgo(
+    rewards: Any, values: Any, next_values: Any, terminated: Any, truncated: Any, gamma: Any, final_values: Any,
+    time_axis: int, out: Any = None,
+) -> Any: ...  # fmt: skip
+def segment_returns(
+    rewards: Any, lengths: Any, gamma: Any, values: Any, last_values: Any, lam: Any
+) -> Any: ...  # fmt: skip
+def group_advantages(rewards: Any, group_ids: Any, kind: str) -> Any: ...
+def affine_scan(offsets: Any, decays: Any, time_axis: int, forwards: bool) -> Any: ...
 def dot_product_attention(
     query: NDArray[np.floating[Any]],
     key: NDArray[np.floating[Any]],

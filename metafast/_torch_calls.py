@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metafast import _arrays, _core
+
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -18,7 +20,10 @@ _num_dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _forward_ad = torch.autograd.forward_ad
 _Parameter = torch.nn.Parameter
-_PLAIN_VALUES = (float, int, bool)
+# Torch 2.9 and later have a table of C functions through which the bindings of the estimators take tensors as they are.
+_exchange_table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+_bindings_take_tensors = _exchange_table is not None and _core.use_torch(Tensor, _Parameter, _exchange_table)
+_PLAIN_VALUES = (float, int, bool, str)
 
 
 def quick(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
@@ -27,8 +32,11 @@ def quick(function: type[torch.autograd.Function]) -> type[torch.autograd.Functi
     return function
 
 
-def needs_graph(*tensors: Any) -> bool:
-    """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors."""
+def needs_graph(*tensors: Any, gradients: bool = True) -> bool:
+    """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors.
+
+    Without `gradients` it does not count that autograd is: for results that are constants.
+    """
     if torch.compiler.is_compiling():
         return True
     if (
@@ -38,7 +46,7 @@ def needs_graph(*tensors: Any) -> bool:
         or _tracing_state() is not None
     ):
         return True
-    differentiates = torch.is_grad_enabled()
+    differentiates = gradients and torch.is_grad_enabled()
     for tensor in tensors:
         kind = type(tensor)
         if kind is Tensor or kind is _Parameter:
@@ -47,6 +55,23 @@ def needs_graph(*tensors: Any) -> bool:
         elif isinstance(tensor, Tensor):
             return True
     return False
+
+
+def call_directly(kernel: Callable[..., Any], arguments: tuple[Any, ...], out: Any = None) -> Any:
+    """Call a binding that takes plain CPU tensors as they are; NotImplemented where there are others among them.
+
+    `out` is a tensor, a pair of them, or None.
+    """
+    if not _bindings_take_tensors:
+        results = None if out is not None else call_on_plain_tensors(kernel, *arguments)
+        return NotImplemented if results is None else results
+    if out is None:
+        return kernel(*arguments)
+    _arrays.check_can_be_written(out)
+    results = kernel(*arguments, out)
+    if results is not NotImplemented:
+        torch.autograd.graph.increment_version(out)
+    return results
 
 
 def call_on_plain_tensors(kernel: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,23 +1,27 @@
 """The return estimators in torch's graphs: gradients, torch.compile, torch.func.
 
-One operation is registered, ``metafast::affine_scan``, the recurrence that every estimator reduces to. Its adjoint is
-the same recurrence run the other way (Blelloch 1990, section 1.4), so its gradient, and the gradient of that, are calls
-of itself. Around it an estimator is a few elementwise torch operations, through which autograd finds the rest. Calls
-that need no graph do not come here: they run the fused kernel.
+For those that have gradients one operation is registered, ``metafast::affine_scan``, the recurrence that they all
+reduce to. Its adjoint is the same recurrence run the other way (Blelloch 1990, section 1.4), so its gradient, and the
+gradient of that, are calls of itself. Around it an estimator is a few elementwise torch operations, through which
+autograd finds the rest. Those whose results are constants are registered whole. Calls that need no graph do not come
+here: they run the fused kernel.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metafast import _arrays, _core
 from metafast._torch_calls import HALF_PRECISION, quick
+from metafast.returns import _batching, _graphs
+from metafast.returns._checks import check
+from metafast.returns._estimator import ESTIMATORS, FLAGS, INTEGERS, OPTIONS, Estimator
 
-MAX_DIMENSIONS = 8  # as in the bindings
+WATCHERS = "autograd, torch.compile or torch.func"
 
 _library = torch.library.Library("metafast", "FRAGMENT")
 # result_t = offsets_t + decays_t * result_{t+1}, or result_{t-1} with `forwards`; a decay of 0 cuts.
@@ -55,9 +59,12 @@ class _AffineScan(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         decays, output = ctx.saved_tensors
         # What a step passes on comes back to it: lambda_t = g_t + decay_{t-1} lambda_{t-1}.
-        shifted = _shift(decays, ctx.time_axis, not ctx.forwards)
+        step = 1 if ctx.forwards else -1
+        shifted = _graphs.earlier(torch, decays, step, ctx.time_axis)
         adjoint = _scan(gradient, shifted, ctx.time_axis, not ctx.forwards)
-        of_decays = adjoint * _shift(output, ctx.time_axis, ctx.forwards) if ctx.needs_input_grad[1] else None
+        of_decays = None
+        if ctx.needs_input_grad[1]:
+            of_decays = adjoint * _graphs.earlier(torch, output, -step, ctx.time_axis)
         return adjoint, of_decays, None, None
 
     @staticmethod
@@ -87,7 +94,8 @@ class _ForwardModeAffineScan(_AffineScan):
         saved_decays, output = ctx.saved_tensors
         tangent = torch.zeros_like(output) if offsets is None else offsets
         if decays is not None:
-            tangent = tangent + decays * _shift(output, ctx.time_axis, ctx.forwards)
+            behind = _graphs.earlier(torch, output, -1 if ctx.forwards else 1, ctx.time_axis)
+            tangent = tangent + decays * behind
         return _scan(tangent, saved_decays, ctx.time_axis, ctx.forwards)
 
 
@@ -97,178 +105,160 @@ def _scan(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool = Fals
     return result
 
 
-def _shift(tensor: Tensor, time_axis: int, later: bool) -> Tensor:
-    """Move every element one step later (or earlier) in time, zeros coming in."""
-    length = tensor.shape[time_axis]
-    gap = torch.zeros_like(tensor.narrow(time_axis, 0, min(length, 1)))
-    if later:
-        return torch.cat([gap, tensor.narrow(time_axis, 0, max(length - 1, 0))], time_axis)
-    return torch.cat([tensor.narrow(time_axis, min(length, 1), max(length - 1, 0)), gap], time_axis)
+# What an argument is in the schema of a registered estimator; floats and flags are tensors.
+_SCHEMA_TYPES = {"time_axis": "int", "kind": "str", **dict.fromkeys(("clip_rho", "clip_c", "clip_pg_rho"), "float")}
 
 
-def gae(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    truncated: Tensor | None,
-    gamma: Tensor | float,
-    lam: Tensor | float,
-    final_values: Tensor | None,
-    mask: Tensor | None,
-    time_axis: int,
-) -> tuple[Tensor, Tensor]:
-    """Compute :func:`metafast.gae` as torch operations around the registered scan."""
-    floats = {"rewards": rewards, "values": values, "final_values": final_values}
-    bootstrapped = _check(floats, {"next_values": next_values}, (terminated, truncated, mask), time_axis)
-    dtype = rewards.dtype
-    rewards, values, next_values, final_values = (
-        _computable(tensor) for tensor in (rewards, values, next_values, final_values)
+def _register(estimator: Estimator) -> None:
+    """Register an estimator whose results are constants as an operation of its own name."""
+
+    def on_cpu(*arguments: Any) -> Any:
+        views = [
+            (argument.item() if name in _arrays.COEFFICIENTS and argument.ndim == 0 else argument.detach().numpy())
+            if isinstance(argument, Tensor)
+            else argument
+            for name, argument in zip(estimator.arguments, arguments, strict=True)
+        ]
+        results = estimator.kernel(*views)
+        if estimator.results:
+            return tuple(torch.from_numpy(result).contiguous() for result in results)
+        return torch.from_numpy(results).contiguous()
+
+    def fake(*arguments: Any) -> Any:
+        named = estimator.named(arguments)
+        check(estimator, named)
+        results = [
+            torch.empty_like(named["rewards"], memory_format=torch.contiguous_format)
+            for _ in estimator.results or ("result",)
+        ]
+        return tuple(results) if estimator.results else results[0]
+
+    optional = estimator.optional
+    arguments = ", ".join(
+        f"{_SCHEMA_TYPES.get(name, 'Tensor')}{'?' if name in optional else ''} {name}" for name in estimator.arguments
     )
-    gamma, lam = _coefficient("gamma", gamma, rewards), _coefficient("lam", lam, rewards)
-    ends = terminated != 0
-    cuts = ends if truncated is None else ends | (truncated != 0)
-    if bootstrapped:
-        successors = _successors(values, next_values, mask, time_axis)
-        if truncated is not None and final_values is not None:
-            successors = torch.where(truncated != 0, final_values, successors)
-        elif truncated is not None:
-            _require_final_values(cuts & ~ends, mask, time_axis)
+    result = f"({', '.join('Tensor ' + name for name in estimator.results)})" if estimator.results else "Tensor"
+    _library.define(f"{estimator.name}({arguments}) -> {result}")
+    torch.library.impl(f"metafast::{estimator.name}", "CPU", lib=_library)(on_cpu)
+    torch.library.register_fake(f"metafast::{estimator.name}", lib=_library)(fake)
+
+
+for _estimator in ESTIMATORS:
+    if _estimator.constant:
+        _register(_estimator)
+
+
+@quick
+class _Constant(torch.autograd.Function):
+    """A registered estimator whose results are constants, in the form that torch.func's transforms can see through."""
+
+    @staticmethod
+    def forward(estimator: Estimator, *arguments: Any) -> Any:
+        return getattr(torch.ops.metafast, estimator.name)(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.num_results = len(output) if isinstance(output, tuple) else None
+        ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        return (None,) * len(ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        return None if ctx.num_results is None else (None,) * ctx.num_results
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], estimator: Estimator, *arguments: Any) -> Any:
+        batched = [
+            argument
+            if not isinstance(argument, Tensor)
+            else argument.unsqueeze(0)
+            if dim is None
+            else argument.movedim(dim, 0)
+            for argument, dim in zip(arguments, in_dims[1:], strict=True)
+        ]
+        call = functools.partial(_Constant.apply, estimator)
+        if _batching.has_room_for_a_batch(estimator):
+            results = call(*_batching.fold(torch, estimator, batched, info.batch_size))
+            shape = (info.batch_size, *batched[estimator.arguments.index(estimator.leading)].shape[1:])
+        else:
+            results = torch.cat([call(*entry) for entry in _batching.entries(batched, info.batch_size)])
+            shape = (info.batch_size, -1)
+        if isinstance(results, tuple):
+            return tuple(result.reshape(shape) for result in results), (0,) * len(results)
+        return results.reshape(shape), 0
+
+
+def call(estimator: Estimator, arguments: tuple[Any, ...]) -> Any:
+    """Call an estimator as torch operations.
+
+    Parameters
+    ----------
+    estimator
+        Which one.
+    arguments
+        Those of its binding, in its order, without ``out``.
+    """
+    named = estimator.named(arguments)
+    check(estimator, named)
+    dtype = named["rewards"].dtype
+    prepared = {name: _prepared(name, value, named["rewards"]) for name, value in named.items()}
+    if estimator.constant:
+        ordered = [prepared.get(name) for name in estimator.arguments]
+        if torch.compiler.is_compiling():
+            # torch.compile takes no function that defines tangents; what it is given has none.
+            ordered = [value.detach() if isinstance(value, Tensor) else value for value in ordered]
+            results = getattr(torch.ops.metafast, estimator.name)(*ordered)
+        else:
+            results = _Constant.apply(estimator, *ordered)  # type: ignore[no-untyped-call]
     else:
-        successors = next_values
-    # Select before multiplying, so that neither a value nor a gradient is NaN * 0.
-    zero = rewards.new_zeros(())
-    successors = torch.where(ends, zero, successors)
-    decays = torch.where(cuts, zero, gamma * lam)
-    if mask is not None:
-        taken = mask != 0
-        rewards, values, successors = (torch.where(taken, x, zero) for x in (rewards, values, successors))
-        decays = torch.where(taken, decays, zero + 1)
-    advantages = _scan(rewards + gamma * successors - values, decays.expand_as(rewards), time_axis)
-    if mask is not None:
-        advantages = torch.where(taken, advantages, zero)
-    return advantages.to(dtype), (advantages + values).to(dtype)
+        _require_what_only_memory_tells(prepared)
+        results = getattr(_graphs, estimator.name)(torch, _scan, **prepared)
+    return tuple(result.to(dtype) for result in results) if isinstance(results, tuple) else results.to(dtype)
 
 
-def discounted_returns(
-    rewards: Tensor,
-    terminated: Tensor,
-    truncated: Tensor | None,
-    gamma: Tensor | float,
-    bootstrap: Tensor | None,
-    final_values: Tensor | None,
-    time_axis: int,
-) -> Tensor:
-    """Compute :func:`metafast.discounted_returns` as torch operations around the registered scan."""
-    floats = {"rewards": rewards, "final_values": final_values}
-    _check(floats, {"bootstrap": bootstrap}, (terminated, truncated, None), time_axis)
-    dtype = rewards.dtype
-    rewards, bootstrap, final_values = (_computable(tensor) for tensor in (rewards, bootstrap, final_values))
-    gamma = _coefficient("gamma", gamma, rewards)
-    ends = terminated != 0
-    cuts = ends if truncated is None else ends | (truncated != 0)
-    zero = rewards.new_zeros(())
-    rest = zero.expand_as(rewards)
-    if truncated is not None and final_values is not None:
-        rest = torch.where(cuts & ~ends, final_values, zero)
-    length = rewards.shape[time_axis]
-    if bootstrap is not None and length > 0:
-        last = torch.where(cuts.select(time_axis, -1), rest.select(time_axis, -1), bootstrap)
-        rest = torch.cat([rest.narrow(time_axis, 0, length - 1), last.unsqueeze(time_axis)], time_axis)
-    decays = torch.where(cuts, zero, gamma)
-    return _scan(rewards + gamma * rest, decays.expand_as(rewards), time_axis).to(dtype)
+def _prepared(name: str, value: Any, rewards: Tensor) -> Any:
+    if name in OPTIONS:
+        return float(value) if name.startswith("clip_") else value
+    if name in FLAGS:
+        return value != 0
+    if name in INTEGERS:
+        return value.long()
+    dtype = torch.float32 if rewards.dtype in HALF_PRECISION else rewards.dtype
+    if name in _arrays.COEFFICIENTS:
+        return value.to(dtype) if isinstance(value, Tensor) else rewards.new_full((), float(value), dtype=dtype)
+    return value.to(dtype)
 
 
-def _coefficient(name: str, value: Any, rewards: Tensor) -> Tensor:
-    """A number, or a tensor that broadcasts to the rewards, as a tensor that is computed with."""
-    if isinstance(value, Tensor) and not (
-        value.ndim and value.dtype.is_floating_point and rewards.dtype != value.dtype
-    ):
-        if _broadcasts(value.shape, rewards.shape):
-            return value.to(rewards.dtype)
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, which does not broadcast to {tuple(rewards.shape)}, "
-            "the shape of rewards"
-        )
-    if isinstance(value, int | float | np.number | np.ndarray) and not isinstance(value, bool):
-        return rewards.new_full((), float(value))
-    raise TypeError(f"{name} must be a number or a tensor of the dtype of rewards, not {value!r}")
-
-
-def _computable(tensor: Tensor | None) -> Any:
-    return tensor.float() if tensor is not None and tensor.dtype in HALF_PRECISION else tensor
-
-
-def _successors(values: Tensor, bootstrap: Tensor, mask: Tensor | None, time_axis: int) -> Tensor:
-    """V(s_{t+1}) of every step: the next value in time, or the next whose mask is 1."""
-    length = values.shape[time_axis]
-    if length == 0:
-        return values
-    later = torch.cat([values.narrow(time_axis, 1, length - 1), bootstrap.unsqueeze(time_axis)], time_axis)
-    if mask is None:
-        return later
-    always = torch.ones_like(bootstrap, dtype=torch.bool)
-    taken = torch.cat([(mask != 0).narrow(time_axis, 1, length - 1), always.unsqueeze(time_axis)], time_axis)
-    zero = values.new_zeros(())
-    return _scan(torch.where(taken, later, zero), torch.where(taken, zero, zero + 1), time_axis)
+def _require_what_only_memory_tells(prepared: dict[str, Any]) -> None:
+    rewards, truncated, lengths = prepared["rewards"], prepared.get("truncated"), prepared.get("lengths")
+    bootstrapped = "values" in prepared and prepared.get("next_values", rewards).ndim != rewards.ndim
+    if bootstrapped and truncated is not None and "final_values" not in prepared:
+        _require_final_values(truncated & ~prepared["terminated"], prepared.get("mask"), prepared["time_axis"])
+    if lengths is not None:
+        steps = rewards.shape[0]
+        message = f"lengths must be 0 or more each and sum to {steps}, the number of rewards"
+        _require((lengths >= 0).all() & (lengths.sum() == steps), message)
 
 
 def _require_final_values(truncated: Tensor, mask: Tensor | None, time_axis: int) -> None:
-    taken = torch.ones_like(truncated) if mask is None else mask != 0
+    taken = torch.ones_like(truncated) if mask is None else mask
     # The bootstrap is the successor of the last step, which under a mask is the last whose mask is 1.
     followed = taken.flip(time_axis).cumsum(time_axis).flip(time_axis) > taken.long()
-    missing = (truncated & taken & followed).any()
-    message = (
+    _require(
+        ~(truncated & taken & followed).any(),
         "final_values is missing: truncated is set at a step before the last, and next_values holds only the values "
-        "after the last step; pass final_values, or next_values in the full shape of rewards"
+        "after the last step; pass final_values, or next_values in the full shape of rewards",
     )
+
+
+def _require(condition: Tensor, message: str) -> None:
     if torch.compiler.is_compiling():
-        torch._assert_async(~missing, message)
+        torch._assert_async(condition, message)
         return
-    while torch._C._functorch.is_functorch_wrapped_tensor(missing):
-        missing = torch._C._functorch.get_unwrapped(missing)
-    if missing.any():
+    while torch._C._functorch.is_functorch_wrapped_tensor(condition):
+        condition = torch._C._functorch.get_unwrapped(condition)
+    if not condition.all():
         raise ValueError(message)
-
-
-def _check(
-    floats: dict[str, Tensor | None],
-    row: dict[str, Tensor | None],
-    flags: tuple[Tensor, Tensor | None, Tensor | None],
-    time_axis: int,
-) -> bool:
-    """Check what broadcasting would hide; returns whether the array in `row` lacks the time axis."""
-    named_flags = dict(zip(("terminated", "truncated", "mask"), flags, strict=True))
-    _arrays.check_same_kind({**floats, **row, **named_flags})
-    _arrays.check_floats_share_dtype({**floats, **row})
-    rewards = floats["rewards"]
-    assert rewards is not None
-    if not rewards.dtype.is_floating_point:
-        raise TypeError(f"rewards has dtype {_arrays.dtype_name(rewards)}; expected a float dtype")
-    if time_axis not in (0, 1):
-        raise ValueError(f"time_axis must be 0 or 1, not {time_axis}")
-    if rewards.ndim <= time_axis:
-        raise ValueError(f"rewards has shape {tuple(rewards.shape)}, which has no axis {time_axis} for time")
-    if rewards.ndim > MAX_DIMENSIONS:
-        raise ValueError(f"rewards has {rewards.ndim} dimensions; at most {MAX_DIMENSIONS} are taken")
-    shape = rewards.shape
-    for name, tensor in {**floats, **named_flags}.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}, the shape of rewards")
-    row_shape = shape[:time_axis] + shape[time_axis + 1 :]
-    for name, tensor in row.items():
-        if tensor is None or (tensor.shape == shape and name == "next_values"):
-            continue
-        if tensor.shape != row_shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(row_shape)}, the shape of rewards without "
-                f"its time axis {time_axis}"
-            )
-        return True
-    return False
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return len(shape) <= len(to) and all(
-        size in (1, target) for size, target in zip(reversed(shape), reversed(to), strict=False)
-    )

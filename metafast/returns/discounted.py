@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from metafast import _arrays, _core
+from metafast.returns._estimator import DISCOUNTED_RETURNS
 
 
 def discounted_returns(
@@ -18,6 +16,7 @@ def discounted_returns(
     bootstrap: Any = None,
     final_values: Any = None,
     time_axis: int = 0,
+    out: Any = None,
 ) -> Any:
     """Discounted returns-to-go, ``G_t = rewards[t] + gamma * G_{t+1}``, cut at the ends of episodes.
 
@@ -37,6 +36,8 @@ def discounted_returns(
         The return after a truncated step. Default 0, plain Monte Carlo.
     time_axis : {0, 1}
         Which axis is time.
+    out : float array, shape of `rewards`, optional
+        Where to write the result; must not overlap the inputs.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def discounted_returns(
     Raises
     ------
     ValueError
-        A shape does not fit.
+        A shape does not fit; `out` overlaps an input.
     TypeError
         Arrays of several libraries, devices or float dtypes; rewards that are not floats; masked, byte-swapped or
         misaligned arrays.
@@ -63,22 +64,4 @@ def discounted_returns(
     >>> metafast.discounted_returns(rewards, terminated, gamma=0.5, bootstrap=np.array(8.0))
     array([1.5, 1. , 5. ])
     """
-    if type(rewards) is np.ndarray and rewards.dtype.itemsize != 2:
-        return _core.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
-    if _arrays.is_torch(rewards):
-        from metafast import _torch_calls
-        from metafast.returns import _torch
-
-        if _torch_calls.needs_graph(rewards, bootstrap, final_values, gamma):
-            return _torch.discounted_returns(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis)
-        result = _torch_calls.call_on_plain_tensors(
-            _core.discounted_returns, rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis
-        )
-        if result is not None:
-            return result
-    return _arrays.call_on_host(
-        _core.discounted_returns,
-        {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap, "final_values": final_values},
-        {"terminated": terminated, "truncated": truncated},
-        time_axis=time_axis,
-    )
+    return DISCOUNTED_RETURNS(rewards, terminated, truncated, gamma, bootstrap, final_values, time_axis, out)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from metafast import _arrays, _core
+from metafast import _core
+from metafast.returns._estimator import GAE
 
 
 def gae(
@@ -90,34 +91,6 @@ def gae(
         return _core.gae(
             rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis, out
         )
-    if _arrays.is_torch(rewards):
-        from metafast import _torch_calls
-        from metafast.returns import _torch
-
-        if _torch_calls.needs_graph(rewards, values, next_values, final_values, gamma, lam):
-            if out is not None:
-                raise ValueError("out cannot be given where gradients or a compiled graph are asked for")
-            return _torch.gae(
-                rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis
-            )
-        if out is None:
-            results = _torch_calls.call_on_plain_tensors(
-                _core.gae,
-                rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis,
-            )  # fmt: skip
-            if results is not None:
-                return results
-    floats = {
-        "rewards": rewards,
-        "values": values,
-        "next_values": next_values,
-        "gamma": gamma,
-        "lam": lam,
-        "final_values": final_values,
-    }
-    flags = {"terminated": terminated, "truncated": truncated, "mask": mask}
-    if out is None:
-        return _arrays.call_on_host(_core.gae, floats, flags, time_axis=time_axis)
-    if not isinstance(out, tuple | list) or len(out) != 2:
-        raise ValueError(f"out must be a pair of arrays (advantages, returns), not {out!r}")
-    return _arrays.call_on_host(_core.gae, floats, flags, out=tuple(out), time_axis=time_axis)
+    return GAE.elsewhere(
+        (rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis), out
+    )
