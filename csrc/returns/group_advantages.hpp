@@ -3,8 +3,8 @@
 //   grpo   (r - mean) / (std + 1e-6), std with Bessel's correction (Shao et al. 2024, section 4.1.2)
 //   rloo   r - the mean of the group's other samples (Ahmadian et al. 2024, equation 7)
 //
-// A sample that is alone, or whose group has equal rewards, gets 0. Sums are taken in double, a run of samples of one
-// group at a time: groups mostly come in runs.
+// A sample that is alone, or whose group has equal rewards, gets exactly 0: rewards are counted from the group's first.
+// Sums are taken in double, a run of samples of one group at a time: groups mostly come in runs.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,11 @@
 namespace metafast::returns {
 
 struct Group {
+  double origin = 0;
   double sum = 0;
   double sum_of_squares = 0;  // of the differences from the mean
   std::int64_t count = 0;
-  double mean = 0;
+  double mean = 0;  // from the origin, as the sum
   double scale = 0;
 };
 
@@ -35,8 +36,9 @@ void group_advantages(const T* rewards, const Index* index, std::int64_t count, 
     }
   };
   for_each_run([&](Group& group, std::int64_t begin, std::int64_t end) {
+    if (group.count == 0) group.origin = static_cast<double>(rewards[begin]);
     double sum = 0;
-    for (std::int64_t i = begin; i < end; ++i) sum += static_cast<double>(rewards[i]);
+    for (std::int64_t i = begin; i < end; ++i) sum += static_cast<double>(rewards[i]) - group.origin;
     group.sum += sum;
     group.count += end - begin;
   });
@@ -46,7 +48,7 @@ void group_advantages(const T* rewards, const Index* index, std::int64_t count, 
     for_each_run([&](Group& group, std::int64_t begin, std::int64_t end) {
       double sum = 0;
       for (std::int64_t i = begin; i < end; ++i) {
-        const double difference = static_cast<double>(rewards[i]) - group.mean;
+        const double difference = static_cast<double>(rewards[i]) - group.origin - group.mean;
         sum += difference * difference;
       }
       group.sum_of_squares += sum;
@@ -63,8 +65,10 @@ void group_advantages(const T* rewards, const Index* index, std::int64_t count, 
       group.scale = 1 / (__builtin_sqrt(group.sum_of_squares / others) + kGroupEpsilon);
   }
   for_each_run([&](const Group& group, std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i)
-      advantages[i] = group.count < 2 ? T(0) : static_cast<T>((static_cast<double>(rewards[i]) - group.mean) * group.scale);
+    for (std::int64_t i = begin; i < end; ++i) {
+      const double difference = static_cast<double>(rewards[i]) - group.origin - group.mean;
+      advantages[i] = group.count < 2 ? T(0) : static_cast<T>(difference * group.scale);
+    }
   });
 }
 

@@ -2,20 +2,9 @@
 
 import numpy as np
 import pytest
-
-import metafast
+from returns.estimators import ESTIMATORS
 
 T, N = 5, 3
-
-
-def arrays():
-    rng = np.random.default_rng(0)
-    return {
-        "rewards": rng.standard_normal((T, N)),
-        "values": rng.standard_normal((T, N)),
-        "next_values": rng.standard_normal((T, N)),
-        "terminated": np.zeros((T, N), bool),
-    }
 
 
 def misaligned(array):
@@ -29,118 +18,219 @@ def read_only(array):
     return array
 
 
-a = arrays()
-overlapping = arrays()
-pair = np.empty((2, T, N))
-GAE_CASES = [
-    ("rewards", TypeError, {"rewards": [[1.0]]}),
-    ("rewards", TypeError, {"rewards": None}),
-    ("rewards", TypeError, {"rewards": 1.0}),
-    ("rewards", TypeError, {"rewards": np.zeros((T, N), int)}),
-    ("rewards", TypeError, {"rewards": np.zeros((T, N), complex)}),
-    ("rewards", TypeError, {"rewards": np.zeros((T, N), object)}),
-    ("rewards", TypeError, {"rewards": np.ma.zeros((T, N))}),
-    ("rewards", TypeError, {"rewards": np.zeros((T, N), ">f8")}),
-    ("rewards", TypeError, {"rewards": misaligned(a["rewards"])}),
-    ("rewards", ValueError, {"rewards": np.array(1.0)}),
-    ("rewards", ValueError, {"rewards": np.zeros(T), "time_axis": 1}),
-    ("rewards", ValueError, {"rewards": np.zeros((1,) * 9)}),
-    ("values", ValueError, {"values": np.zeros((N, T))}),
-    ("values", ValueError, {"values": np.zeros((T, N, 1))}),
-    ("values", ValueError, {"values": np.zeros(T)}),
-    ("values", TypeError, {"values": np.zeros((T, N), np.float32)}),
-    ("values", TypeError, {"values": np.zeros((T, N), int)}),
-    ("values", TypeError, {"values": None}),
-    ("values", TypeError, {"values": np.ma.zeros((T, N))}),
-    ("next_values", ValueError, {"next_values": np.zeros(T)}),
-    ("next_values", ValueError, {"next_values": np.zeros((T + 1, N))}),
-    ("next_values", ValueError, {"next_values": np.array(0.0)}),
-    ("next_values", TypeError, {"next_values": 0.0}),
-    ("next_values", TypeError, {"next_values": np.zeros(N, np.float32)}),
-    ("terminated", ValueError, {"terminated": np.zeros(T, bool)}),
-    ("terminated", TypeError, {"terminated": np.zeros((T, N), complex)}),
-    ("terminated", TypeError, {"terminated": np.zeros((T, N), "U1")}),
-    ("terminated", TypeError, {"terminated": None}),
-    ("truncated", ValueError, {"truncated": np.zeros((N, T), bool)}),
-    ("truncated", TypeError, {"truncated": False}),
-    ("final_values", ValueError, {"final_values": np.zeros(N)}),
-    ("final_values", TypeError, {"final_values": np.zeros((T, N), np.float32)}),
-    ("final_values", ValueError, {"next_values": np.zeros(N), "truncated": np.ones((T, N), bool)}),
-    ("mask", ValueError, {"mask": np.ones(T)}),
-    ("mask", TypeError, {"mask": [1] * T}),
-    ("gamma", TypeError, {"gamma": "0.99"}),
-    ("gamma", TypeError, {"gamma": None}),
-    ("gamma", TypeError, {"gamma": True}),
-    ("gamma", ValueError, {"gamma": np.zeros((T, N + 1))}),
-    ("gamma", ValueError, {"gamma": np.zeros((1, T, N))}),
-    ("gamma", TypeError, {"gamma": np.zeros((T, N), np.float32)}),
-    ("lam", TypeError, {"lam": [0.95]}),
-    ("lam", ValueError, {"lam": np.zeros(T)}),
-    ("time_axis", ValueError, {"time_axis": 2}),
-    ("time_axis", ValueError, {"time_axis": -1}),
-    ("out", TypeError, {"out": np.empty((T, N))}),
-    ("out", ValueError, {"out": (np.empty((T, N)),)}),
-    (r"out\[0\]", ValueError, {"out": (np.empty((N, T)), np.empty((T, N)))}),
-    (r"out\[1\]", TypeError, {"out": (np.empty((T, N)), np.empty((T, N), np.float32))}),
-    (r"out\[1\]", TypeError, {"out": (np.empty((T, N)), None)}),
-    (r"out\[0\]", ValueError, {"out": (read_only(np.empty((T, N))), np.empty((T, N)))}),
-    ("out.*rewards", ValueError, {"rewards": overlapping["rewards"], "out": (overlapping["rewards"], pair[0])}),
-    ("out.*values", ValueError, {"values": overlapping["values"], "out": (pair[0], overlapping["values"])}),
-    (r"out\[0\].*out\[1\]", ValueError, {"out": (pair[0], pair[0])}),
+def arguments_of(estimator):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((T, N)) for name in estimator.arrays}
+    coefficients = dict.fromkeys(estimator.coefficients, 0.9)
+    numbers = {"n": 2} if "n" in estimator.numbers else {}
+    return {**arrays, "terminated": np.zeros((T, N), bool), **coefficients, **numbers}
+
+
+NO_FLOATS = [
+    [[1.0]],
+    None,
+    1.0,
+    "rewards",
+    np.zeros((T, N), int),
+    np.zeros((T, N), bool),
+    np.zeros((T, N), complex),
+    np.zeros((T, N), object),
+    np.zeros((T, N), np.longdouble),
+    np.ma.zeros((T, N)),
+    np.zeros((T, N), ">f8"),
+    misaligned(np.zeros((T, N))),
+]
+WRONG_SHAPES = [np.zeros(shape) for shape in ((N, T), (T, N, 1), (1, T, N), (T,), (T + 1, N), (T, 1), (1, N), ())]
+WRONG_FLAGS = [
+    (ValueError, np.zeros(T, bool)),
+    (ValueError, np.zeros((N, T), bool)),
+    (ValueError, np.zeros(N, bool)),
+    (TypeError, np.zeros((T, N), complex)),
+    (TypeError, np.zeros((T, N), "U1")),
+    (TypeError, np.zeros((T, N), object)),
+    (TypeError, np.ma.zeros((T, N), bool)),
+    (TypeError, [[0] * N] * T),
+    (TypeError, False),
+]
+WRONG_COEFFICIENTS = [
+    (TypeError, "0.99"),
+    (TypeError, None),
+    (TypeError, True),
+    (TypeError, 1j),
+    (TypeError, [0.95]),
+    (TypeError, np.zeros((T, N), np.float32)),
+    (TypeError, np.zeros((T, N), int)),
+    (TypeError, np.ma.zeros((T, N))),
+    (ValueError, np.zeros((T, N + 1))),
+    (ValueError, np.zeros((1, T, N))),
+    (ValueError, np.zeros(T)),
+    (ValueError, np.zeros((N, T))),
 ]
 
 
-@pytest.mark.parametrize(("match", "error", "change"), GAE_CASES)
-def test_gae(match, error, change):
-    arguments = {**arrays(), **change}
+def cases():
+    for estimator in ESTIMATORS.values():
+        for name in estimator.arrays:
+            for value in NO_FLOATS:
+                yield estimator, name, TypeError, {name: value}
+            if name == "rewards":
+                continue
+            yield estimator, name, TypeError, {name: np.zeros((T, N), np.float32)}
+            for value in WRONG_SHAPES:
+                yield estimator, name, ValueError, {name: value}
+        yield estimator, "rewards", ValueError, {"rewards": np.array(1.0)}
+        yield estimator, "rewards", ValueError, {"rewards": np.zeros(T), "time_axis": 1}
+        yield estimator, "rewards", ValueError, {"rewards": np.zeros((1,) * 9)}
+        for name in ("terminated", "truncated"):
+            for error, value in WRONG_FLAGS:
+                yield estimator, name, error, {name: value}
+        yield estimator, "terminated", TypeError, {"terminated": None}
+        for name in estimator.coefficients:
+            for error, value in WRONG_COEFFICIENTS:
+                yield estimator, name, error, {name: value}
+        if estimator.row is not None:
+            for value in (np.zeros(N + 1), np.zeros(T), np.zeros((N, 1))):
+                yield estimator, estimator.row, ValueError, {estimator.row: value}
+            yield estimator, estimator.row, TypeError, {estimator.row: 0.0}
+            yield estimator, estimator.row, TypeError, {estimator.row: np.zeros(N, np.float32)}
+            yield estimator, estimator.row, TypeError, {estimator.row: np.zeros(N, int)}
+        if estimator.takes_final_values:
+            for value in (np.zeros(N), np.zeros((N, T)), np.array(0.0)):
+                yield estimator, "final_values", ValueError, {"final_values": value}
+            yield estimator, "final_values", TypeError, {"final_values": np.zeros((T, N), np.float32)}
+            yield estimator, "final_values", TypeError, {"final_values": 0.0}
+        if estimator.row == "next_values":
+            missing = {"next_values": np.zeros(N), "truncated": np.eye(T, N, dtype=bool)}
+            yield estimator, "final_values", ValueError, missing
+        if estimator.takes_mask:
+            for error, value in WRONG_FLAGS:
+                yield estimator, "mask", error, {"mask": value}
+        for value in (2, -1, 10**6):
+            yield estimator, "time_axis", ValueError, {"time_axis": value}
+
+
+def named(value):
+    if isinstance(value, dict):
+        return "-".join(f"{type(v).__name__}{getattr(v, 'shape', '')}{getattr(v, 'dtype', '')}" for v in value.values())
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("estimator", "match", "error", "change"), list(cases()), ids=named)
+def test_inputs(estimator, match, error, change):
+    arguments = {**arguments_of(estimator), **change}
     before = {name: np.array(array, copy=True) for name, array in arguments.items() if isinstance(array, np.ndarray)}
     with pytest.raises(error, match=match):
-        metafast.gae(**arguments)
+        estimator(**arguments)
     for name, array in before.items():
         np.testing.assert_array_equal(arguments[name], array)
 
 
+def outputs_of_one():
+    yield TypeError, [1.0]
+    yield TypeError, np.empty((T, N), np.float32)
+    yield TypeError, np.empty((T, N), int)
+    yield TypeError, np.ma.zeros((T, N))
+    yield ValueError, np.empty((N, T))
+    yield ValueError, np.empty(T)
+    yield ValueError, read_only(np.empty((T, N)))
+    yield TypeError, misaligned(np.empty((T, N)))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=str)
+def test_out(estimator):
+    arguments = arguments_of(estimator)
+    for position in range(estimator.num_outputs):
+        for error, value in outputs_of_one():
+            good = np.full((T, N), 7.0)
+            if estimator.num_outputs == 1:
+                out, match = value, "out"
+            else:
+                out, match = ((value, good), r"out\[0\]") if position == 0 else ((good, value), r"out\[1\]")
+            with pytest.raises(error, match=match):
+                estimator(**arguments, out=out)
+            np.testing.assert_array_equal(good, 7)
+    if estimator.num_outputs == 2:
+        for error, out in (
+            (TypeError, np.empty((T, N))),
+            (ValueError, (np.empty((T, N)),)),
+            (ValueError, [np.empty((T, N))] * 3),
+            (TypeError, (np.empty((T, N)), None)),
+        ):
+            with pytest.raises(error, match="out"):
+                estimator(**arguments, out=out)
+    else:
+        for out in ((np.empty((T, N)),), [np.empty((T, N))]):
+            with pytest.raises((TypeError, ValueError), match="out"):
+                estimator(**arguments, out=out)
+
+
 @pytest.mark.parametrize(
-    ("match", "error", "change"),
-    [
-        ("bootstrap", ValueError, {"bootstrap": np.zeros(T)}),
-        ("bootstrap", TypeError, {"bootstrap": np.zeros(N, int)}),
-        ("bootstrap", TypeError, {"bootstrap": 0.0}),
-        ("final_values", ValueError, {"final_values": np.zeros(N)}),
-        ("truncated", ValueError, {"truncated": np.zeros(N)}),
-        ("gamma", TypeError, {"gamma": 1j}),
-        ("terminated", ValueError, {"terminated": np.zeros((T, N + 1))}),
-        ("rewards", TypeError, {"rewards": np.zeros((T, N), int)}),
-    ],
+    ("error", "n"),
+    [(ValueError, 0), (ValueError, -1), (ValueError, -(10**30)), (ValueError, np.int64(0))]
+    + [(TypeError, n) for n in (True, 2.0, np.float64(2), "2", None, np.array([2]), [2], 1j)],
 )
-def test_discounted_returns(match, error, change):
-    arguments = {"rewards": np.zeros((T, N)), "terminated": np.zeros((T, N), bool), **change}
-    with pytest.raises(error, match=match):
-        metafast.discounted_returns(**arguments)
+def test_n(error, n):
+    estimator = ESTIMATORS["n_step_returns"]
+    with pytest.raises(error, match=r"\bn\b"):
+        estimator(**{**arguments_of(estimator), "n": n})
 
 
-def test_out_may_interleave_with_an_input():
-    # The byte ranges overlap, the elements do not.
-    both = np.zeros((T, N, 2))
-    arguments = arrays()
-    both[..., 0] = arguments["rewards"]
-    arguments["rewards"] = both[..., 0]
-    out = (both[..., 1], np.empty((T, N)))
-    expected = metafast.gae(**{**arguments, "rewards": arguments["rewards"].copy()})
-    metafast.gae(**arguments, out=out)
-    np.testing.assert_array_equal(out[0], expected[0])
+@pytest.mark.parametrize("n", [1, 2, 10**9, 2**62, 10**30, np.int64(2), np.uint8(2)])
+def test_any_positive_integer_is_an_n(n):
+    estimator = ESTIMATORS["n_step_returns"]
+    arguments = arguments_of(estimator)
+    expected = estimator(**{**arguments, "n": min(int(n), T)})
+    np.testing.assert_array_equal(estimator(**{**arguments, "n": n})[0], expected[0])
 
 
-def test_truncation_at_the_last_step_needs_no_final_values():
-    arguments = {**arrays(), "next_values": np.ones(N), "truncated": np.zeros((T, N), bool)}
-    arguments["truncated"][-1] = True
-    advantages, _ = metafast.gae(**arguments, gamma=0.5)
-    np.testing.assert_allclose(advantages[-1], arguments["rewards"][-1] + 0.5 - arguments["values"][-1])
+@pytest.mark.parametrize("name", ["clip_rho", "clip_c", "clip_pg_rho"])
+@pytest.mark.parametrize(
+    ("error", "value"),
+    [(ValueError, 0), (ValueError, 0.0), (ValueError, -1.0), (ValueError, np.nan), (ValueError, -np.inf)]
+    + [(TypeError, value) for value in ("1", None, True, 1j, [1.0], np.ones((T, N)))],
+)
+def test_clips(name, error, value):
+    estimator = ESTIMATORS["vtrace"]
+    with pytest.raises(error, match=name):
+        estimator(**arguments_of(estimator), **{name: value})
 
 
-def test_truncation_of_a_masked_or_terminal_step_needs_no_final_values():
-    arguments = {**arrays(), "next_values": np.ones(N), "truncated": np.zeros((T, N), bool), "mask": np.ones((T, N))}
+@pytest.mark.parametrize("value", [1, np.float32(1), np.float64(1), np.int32(1)])
+def test_any_number_is_a_clip(value):
+    estimator = ESTIMATORS["vtrace"]
+    arguments = arguments_of(estimator)
+    for result, expected in zip(estimator(**arguments, clip_rho=value), estimator(**arguments), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+BOOTSTRAPPED = [estimator for estimator in ESTIMATORS.values() if estimator.row == "next_values"]
+
+
+@pytest.mark.parametrize("time_axis", [0, 1])
+@pytest.mark.parametrize("estimator", BOOTSTRAPPED, ids=str)
+def test_a_truncated_step_before_the_last_needs_final_values(estimator, time_axis):
+    for step in range(T):
+        arguments = {**arguments_of(estimator), "next_values": np.ones(N), "truncated": np.zeros((T, N), bool)}
+        arguments["truncated"][step, 1] = True
+        for name, value in arguments.items():
+            if isinstance(value, np.ndarray) and value.ndim == 2 and time_axis == 1:
+                arguments[name] = np.ascontiguousarray(value.T)
+        if step == T - 1:
+            assert all(np.isfinite(result).all() for result in estimator(**arguments, time_axis=time_axis))
+            continue
+        with pytest.raises(ValueError, match="final_values"):
+            estimator(**arguments, time_axis=time_axis)
+        terminated = {**arguments, "terminated": arguments["truncated"]}
+        assert all(np.isfinite(result).all() for result in estimator(**terminated, time_axis=time_axis))
+
+
+def test_a_truncated_step_that_the_mask_skips_needs_no_final_values():
+    estimator = ESTIMATORS["gae"]
+    arguments = {**arguments_of(estimator), "next_values": np.ones(N), "truncated": np.zeros((T, N), bool)}
+    arguments["mask"] = np.ones((T, N), bool)
     arguments["truncated"][1, 0] = True
-    arguments["mask"][1, 0] = 0
-    arguments["truncated"][2, 1] = arguments["terminated"][2, 1] = True
-    metafast.gae(**arguments)
+    arguments["mask"][1, 0] = False
+    # The last step that counts is followed by the bootstrap.
+    arguments["truncated"][2, 1] = True
+    arguments["mask"][3:, 1] = False
+    assert np.isfinite(estimator(**arguments)).all()
