@@ -145,7 +145,7 @@ def to_numpy(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return array
     if is_torch(array):
-        return array.detach().numpy()
+        return array.detach().resolve_neg().numpy()
     return np.from_dlpack(array)
 
 

@@ -22,7 +22,7 @@ _forward_ad = torch.autograd.forward_ad
 _Parameter = torch.nn.Parameter
 # Torch 2.9 and later have a table of C functions through which the bindings of the estimators take tensors as they are.
 _exchange_table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-_bindings_take_tensors = _exchange_table is not None and _core.use_torch(Tensor, _Parameter, _exchange_table)
+bindings_take_tensors: bool = _exchange_table is not None and _core.use_torch(Tensor, _Parameter, _exchange_table)
 _PLAIN_VALUES = (float, int, bool, str)
 
 
@@ -32,19 +32,23 @@ def quick(function: type[torch.autograd.Function]) -> type[torch.autograd.Functi
     return function
 
 
+def is_watched() -> bool:
+    """Tell whether torch.compile, a tracer, forward mode or a torch.func transform is looking at what is called now."""
+    return (
+        torch.compiler.is_compiling()
+        or _functorch_stack() is not None
+        or _num_dispatch_modes() > 0
+        or _forward_ad._current_level >= 0
+        or _tracing_state() is not None
+    )
+
+
 def needs_graph(*tensors: Any, gradients: bool = True) -> bool:
     """Tell whether autograd, torch.compile, a tracer or a torch.func transform is looking at any of these tensors.
 
     Without `gradients` it does not count that autograd is: for results that are constants.
     """
-    if torch.compiler.is_compiling():
-        return True
-    if (
-        _functorch_stack() is not None
-        or _num_dispatch_modes() > 0
-        or _forward_ad._current_level >= 0
-        or _tracing_state() is not None
-    ):
+    if is_watched():
         return True
     differentiates = gradients and torch.is_grad_enabled()
     for tensor in tensors:
@@ -62,7 +66,7 @@ def call_directly(kernel: Callable[..., Any], arguments: tuple[Any, ...], out: A
 
     `out` is a tensor, a pair of them, or None.
     """
-    if not _bindings_take_tensors:
+    if not bindings_take_tensors:
         results = None if out is not None else call_on_plain_tensors(kernel, *arguments)
         return NotImplemented if results is None else results
     if out is None:

@@ -11,6 +11,15 @@ namespace {
 PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
 const ExchangeTable* torch_table = nullptr;
+PyObject* requires_grad_name = nullptr;
+PyObject* is_neg_name = nullptr;
+
+bool is_true(PyObject* answer) {
+  if (answer == nullptr) throw py::error_already_set();
+  const bool result = answer == Py_True;
+  Py_DECREF(answer);
+  return result;
+}
 
 // A result and the memory it owns.
 struct Result {
@@ -33,6 +42,8 @@ bool use_torch(py::type tensor, py::type parameter, py::capsule table) {
   tensor_type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter.ptr());
   torch_table = found;
+  if (requires_grad_name == nullptr) requires_grad_name = PyUnicode_InternFromString("requires_grad");
+  if (is_neg_name == nullptr) is_neg_name = PyUnicode_InternFromString("is_neg");
   return true;
 }
 
@@ -47,6 +58,13 @@ bool view(py::handle object, Tensor& tensor) {
     return false;
   }
   return tensor.device.type == kCpu;
+}
+
+bool is_special(py::handle object, bool differentiable) {
+  if (torch_table == nullptr) return false;
+  if (!is_torch(object)) return PyType_IsSubtype(Py_TYPE(object.ptr()), tensor_type) != 0;
+  if (differentiable && is_true(PyObject_GetAttr(object.ptr(), requires_grad_name))) return true;
+  return is_true(PyObject_CallMethodNoArgs(object.ptr(), is_neg_name));
 }
 
 py::object empty(DataType dtype, int ndim, const std::int64_t* shape, const std::int64_t* strides, void*& data) {

@@ -66,6 +66,10 @@ bool is_torch(py::handle object);
 // lies not in the CPU's memory or is of a kind that DLPack does not know.
 bool view(py::handle object, Tensor& tensor);
 
+// Whether a tensor is more than its memory says: autograd follows it (asked for where `differentiable`), its elements
+// are to be read with the other sign, or it is of a class derived from torch's.
+bool is_special(py::handle object, bool differentiable);
+
 // A new, uninitialised torch tensor; strides in elements.
 py::object empty(DataType dtype, int ndim, const std::int64_t* shape, const std::int64_t* strides, void*& data);
 

@@ -124,11 +124,12 @@ class Call {
     const py::handle value = arguments_[parameter];
     Coefficient<T> result;
     double number = 0.0;
+    if (!PyFloat_CheckExact(value.ptr())) check_ordinary(value, library_);
     if (as_number(value, number)) {
       result.value = static_cast<T>(number);
       return result;
     }
-    const bool is_array = library_ == Library::torch ? dlpack::is_torch(value) : py::isinstance<py::array>(value);
+    const bool is_array = library_ != Library::numpy ? dlpack::is_torch(value) : py::isinstance<py::array>(value);
     if (!is_array)
       throw py::type_error(std::string(name) + " must be a number or an array that broadcasts to " + leading_name_ +
                            ", of the same library, not " + text_of(value));

@@ -38,6 +38,7 @@ struct Estimator {
   int num_results;
   returns::Kernel returns::Kernels::*kernel;  // null: n-step returns
   Parameter parameters[kMaxParameters];       // those after the last have no name
+  bool constant = false;                      // gradients do not flow through the results
 };
 
 namespace estimator_table {
@@ -88,7 +89,8 @@ inline constexpr Estimator kVtrace = [] {
   return Estimator{"vtrace", "(targets, pg_advantages)", 2, &returns::Kernels::vtrace,
                    {kLogRhos, kRewards, kValues, kSuccessors, kTerminated, kTruncated, kGamma, kLam,
                     {"clip_rho", Role::clip, kClipRho}, {"clip_c", Role::clip, kClipC},
-                    {"clip_pg_rho", Role::clip, kClipPolicyRho}, kFinalValues, kTimeAxis, kOut}};
+                    {"clip_pg_rho", Role::clip, kClipPolicyRho}, kFinalValues, kTimeAxis, kOut},
+                   true};
 }();
 
 inline constexpr Estimator kRetrace = [] {
@@ -96,20 +98,23 @@ inline constexpr Estimator kRetrace = [] {
   return Estimator{"retrace", "targets", 1, &returns::Kernels::retrace,
                    {{"q", Role::prediction}, {"next_q_expected", Role::input, returns::kNextQExpected},
                     {"next_q", Role::input, returns::kNextQ}, kLogRhos, kRewards, kTerminated, kTruncated, kGamma, kLam,
-                    kTimeAxis, kOut}};
+                    kTimeAxis, kOut},
+                   true};
 }();
 
 inline constexpr Estimator kQLambda = [] {
   using namespace estimator_table;
   return Estimator{"q_lambda", "targets", 1, &returns::Kernels::lambda_returns,
                    {{"next_q_max", Role::input, returns::kNextValues}, kRewards, kTerminated, kTruncated, kGamma, kLam,
-                    kTimeAxis, kOut}};
+                    kTimeAxis, kOut},
+                   true};
 }();
 
 inline constexpr Estimator kUpgo = [] {
   using namespace estimator_table;
   return Estimator{"upgo", "advantages", 1, &returns::Kernels::upgo,
-                   {kRewards, kValues, kSuccessors, kTerminated, kTruncated, kGamma, kFinalValues, kTimeAxis, kOut}};
+                   {kRewards, kValues, kSuccessors, kTerminated, kTruncated, kGamma, kFinalValues, kTimeAxis, kOut},
+                   true};
 }();
 
 // With values, GAE; without, discounted returns.

@@ -68,10 +68,10 @@ void check_one_axis(const Array& array, const char* name) {
                           "; expected one axis, the samples");
 }
 
-py::object group_advantages(py::handle rewards_in, py::handle ids_in, const std::string& kind_name) {
+py::object evaluate(py::handle rewards_in, py::handle ids_in, const std::string& kind_name) {
   const GroupKind kind = group_kind(kind_name);
   std::vector<py::object> keep;
-  const Library library = dlpack::is_torch(rewards_in) ? Library::torch : Library::numpy;
+  const Library library = dlpack::is_torch(rewards_in) ? Library::torch_for_constants : Library::numpy;
   const Array rewards = plain_view(rewards_in, "rewards", library, keep);
   if (rewards.kind != 'f' || (rewards.itemsize != sizeof(float) && rewards.itemsize != sizeof(double)))
     throw py::type_error("rewards has dtype " + dtype_text(rewards) + "; expected float32 or float64");
@@ -91,6 +91,14 @@ py::object group_advantages(py::handle rewards_in, py::handle ids_in, const std:
   else
     compute<double>(rewards, ids, kind, advantages, keep);
   return result;
+}
+
+py::object group_advantages(py::handle rewards, py::handle group_ids, const std::string& kind) {
+  try {
+    return evaluate(rewards, group_ids, kind);
+  } catch (const NeedsConversion&) {
+    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  }
 }
 
 }  // namespace

@@ -8,20 +8,6 @@
 namespace metafast {
 namespace {
 
-// Torch tensors of which this call could not make views: the caller must convert them first.
-bool must_be_converted(const Estimator& estimator, PyObject* const* arguments) {
-  for (int i = 0; i < kMaxParameters && estimator.parameters[i].name != nullptr; ++i) {
-    const py::handle value = arguments[i];
-    if (!value || !dlpack::is_torch(value)) continue;
-    dlpack::Tensor tensor;
-    if (!dlpack::view(value, tensor)) return true;
-    if (tensor.dtype.code != dlpack::kBool && (tensor.dtype.code > dlpack::kFloat || tensor.dtype.lanes != 1 ||
-                                               (tensor.dtype.code == dlpack::kFloat && tensor.dtype.bits < 32)))
-      return true;
-  }
-  return false;
-}
-
 py::object evaluate(const Estimator& estimator, PyObject* const* arguments) {
   int leading_index = -1, time_axis = 0;
   for (int i = 0; i < kMaxParameters && estimator.parameters[i].name != nullptr; ++i) {
@@ -33,9 +19,9 @@ py::object evaluate(const Estimator& estimator, PyObject* const* arguments) {
   }
   const char* name = estimator.parameters[leading_index].name;
   const py::handle leading = arguments[leading_index];
-  const Library library = dlpack::is_torch(leading) ? Library::torch : Library::numpy;
-  if (library == Library::torch && must_be_converted(estimator, arguments))
-    return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+  const Library library = !dlpack::is_torch(leading) ? Library::numpy
+                          : estimator.constant       ? Library::torch_for_constants
+                                                     : Library::torch;
   std::vector<py::object> keep;
   if (library == Library::numpy && !py::isinstance<py::array>(leading))
     throw_other_library(leading, name, "numpy.ndarray");
@@ -80,6 +66,8 @@ PyObject* call(PyObject*, PyObject* const* given_arguments, Py_ssize_t num_posit
     PyObject* arguments[kMaxParameters] = {};
     bind(estimator, given_arguments, num_positional, keywords, arguments);
     return evaluate(estimator, arguments).release().ptr();
+  } catch (const NeedsConversion&) {
+    Py_RETURN_NOTIMPLEMENTED;
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const py::builtin_exception& error) {

@@ -41,10 +41,15 @@ Array numpy_array(py::handle value, const char* name) {
   return array;
 }
 
-Array torch_array(py::handle value, const char* name) {
+Array torch_array(py::handle value, const char* name, Library library) {
   dlpack::Tensor tensor;
-  if (!dlpack::view(value, tensor))
-    throw py::type_error(std::string(name) + " is not in the memory of the CPU, where this function computes");
+  if (!dlpack::view(value, tensor)) throw NeedsConversion();
+  if (tensor.dtype.code == dlpack::kFloat) {
+    if (tensor.dtype.bits < 32) throw NeedsConversion();
+    check_ordinary(value, library);
+  } else if (tensor.dtype.code != dlpack::kBool && tensor.dtype.code > dlpack::kFloat) {
+    throw NeedsConversion();
+  }
   check_num_dimensions(tensor.ndim, name);
   Array array;
   array.object = value;
@@ -69,10 +74,15 @@ Array torch_array(py::handle value, const char* name) {
 
 }  // namespace
 
+void check_ordinary(py::handle value, Library library) {
+  if (library != Library::numpy && dlpack::is_special(value, library == Library::torch)) throw NeedsConversion();
+}
+
 Array plain_view(py::handle value, const char* name, Library library, std::vector<py::object>& keep) {
-  if (library == Library::torch) {
-    if (!dlpack::is_torch(value)) throw_other_library(value, name, "torch.Tensor");
-    return torch_array(value, name);
+  if (library != Library::numpy) {
+    if (dlpack::is_torch(value)) return torch_array(value, name, library);
+    check_ordinary(value, library);
+    throw_other_library(value, name, "torch.Tensor");
   }
   if (!py::isinstance<py::array>(value)) {
     // Indexing a one-dimensional array gives a NumPy number, which is as good as an array without axes.

@@ -29,8 +29,15 @@ struct Array {
   bool has_dtype_of(const Array& other) const { return kind == other.kind && itemsize == other.itemsize; }
 };
 
-// Which library's arrays a call takes: that of its first array.
-enum class Library { numpy, torch };
+// Which library's arrays a call takes: that of its first array. Of torch's those that autograd follows are taken as
+// they are only where the results are constants.
+enum class Library { numpy, torch, torch_for_constants };
+
+// Thrown for a torch tensor that cannot be taken as it is: the caller must see to it.
+struct NeedsConversion {};
+
+// Throws that for a tensor which is more than its memory says.
+void check_ordinary(py::handle value, Library library);
 
 // An array with aligned elements in this machine's byte order, neither masked nor of another library: else a TypeError
 // that names the argument. Objects made on the way are put into `keep`.

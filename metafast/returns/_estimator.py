@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,18 @@ from metafast import _arrays, _core
 FLAGS = frozenset({"terminated", "truncated", "mask"})
 INTEGERS = frozenset({"lengths", "group_ids"})
 OPTIONS = frozenset({"n", "kind", "clip_rho", "clip_c", "clip_pg_rho", "time_axis", "forwards"})
+
+
+# Torch's class of tensors that bindings take as they are, and who may be looking at them: known once torch has been
+# seen here, so that a small call need not find it out anew.
+_plain_tensor: type | None = None
+_is_watched: Callable[[], bool] = bool
+
+
+def _remember_torch(torch_calls: ModuleType) -> None:
+    global _plain_tensor, _is_watched
+    if torch_calls.bindings_take_tensors:
+        _plain_tensor, _is_watched = torch_calls.Tensor, torch_calls.is_watched
 
 
 class Estimator:
@@ -57,7 +71,7 @@ class Estimator:
     def __call__(self, *arguments: Any) -> Any:
         """Estimate. Takes the binding's arguments in its order, ``out`` included where the public function has it."""
         first = arguments[0]
-        if type(first) is np.ndarray and first.dtype.itemsize != 2:
+        if type(first) is np.ndarray:
             results = self.kernel(*arguments)
             if results is not NotImplemented:
                 return results
@@ -66,10 +80,15 @@ class Estimator:
 
     def elsewhere(self, arguments: tuple[Any, ...], out: Any = None) -> Any:
         """Estimate from arrays that are not NumPy's, or that the binding does not take."""
+        if type(arguments[0]) is _plain_tensor and self.takes_tensors and out is None and not _is_watched():
+            results = self.kernel(*arguments)
+            if results is not NotImplemented:
+                return results
         if _arrays.is_torch(arguments[0]):
             from metafast import _torch_calls
             from metafast.returns import _torch
 
+            _remember_torch(_torch_calls)
             if _torch_calls.needs_graph(*arguments, gradients=not self.constant):
                 if out is not None:
                     raise ValueError(f"out cannot be given where {_torch.WATCHERS} looks at the call")

@@ -87,10 +87,9 @@ def gae(
     >>> advantages
     array([1.0625, 1.75  , 3.875 ])
     """
-    if type(rewards) is np.ndarray and rewards.dtype.itemsize != 2:
-        return _core.gae(
-            rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis, out
-        )
-    return GAE.elsewhere(
-        (rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis), out
-    )
+    arguments = (rewards, values, next_values, terminated, truncated, gamma, lam, final_values, mask, time_axis)
+    if type(rewards) is np.ndarray:
+        results = _core.gae(*arguments, out)
+        if results is not NotImplemented:
+            return results
+    return GAE.elsewhere(arguments, out)
