@@ -86,12 +86,15 @@ class Estimator:
                 return results
         if _arrays.is_torch(arguments[0]):
             from metafast import _torch_calls
-            from metafast.returns import _torch
 
             _remember_torch(_torch_calls)
             if _torch_calls.needs_graph(*arguments, gradients=not self.constant):
+                from metafast.returns import _torch
+
                 if out is not None:
-                    raise ValueError(f"out cannot be given where {_torch.WATCHERS} looks at the call")
+                    raise ValueError(
+                        "out cannot be given where autograd, torch.compile or torch.func looks at the call"
+                    )
                 return _torch.call(self, arguments)
             if self.takes_tensors:
                 results = _torch_calls.call_directly(self.kernel, arguments, out)

@@ -21,8 +21,6 @@ from metafast.returns import _batching, _graphs
 from metafast.returns._checks import check
 from metafast.returns._estimator import ESTIMATORS, FLAGS, INTEGERS, OPTIONS, Estimator
 
-WATCHERS = "autograd, torch.compile or torch.func"
-
 _library = torch.library.Library("metafast", "FRAGMENT")
 # result_t = offsets_t + decays_t * result_{t+1}, or result_{t-1} with `forwards`; a decay of 0 cuts.
 _library.define("affine_scan(Tensor offsets, Tensor decays, int time_axis, bool forwards) -> Tensor")

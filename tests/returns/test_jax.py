@@ -18,8 +18,9 @@ DIFFERENTIABLE_WITH_TIME_AXIS = [case for case in WITH_TIME_AXIS if case[0] in D
 
 @pytest.fixture
 def float64():
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 def arrays(name, time_axis=0, dtype=np.float32, seed=0):
@@ -68,7 +69,7 @@ def test_nothing_is_copied(shape, monkeypatch):
     function = lambda rewards: metafast.lambda_returns(rewards, rewards, flags, gamma=0.9, lam=0.9)  # noqa: E731
     for result in (function(rewards), jax.jit(function)(rewards)):
         addresses = [np.asarray(rewards).ctypes.data, np.asarray(result.block_until_ready()).ctypes.data]
-        assert seen.pop() == addresses
+        assert seen.pop(0) == addresses
 
 
 @pytest.mark.parametrize(("name", "time_axis"), WITH_TIME_AXIS)
