@@ -29,11 +29,12 @@ from metafast.returns import (
 )
 
 if TYPE_CHECKING:
-    from metafast import attention, envs
+    from metafast import attention, compat, envs
 
 __all__ = [
     "__version__",
     "attention",
+    "compat",
     "discounted_returns",
     "envs",
     "gae",
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
-_LAZY_ROOMS = ("attention", "envs")
+_LAZY_ROOMS = ("attention", "compat", "envs")
 
 
 def __getattr__(name: str) -> Any:
