@@ -2,8 +2,9 @@
 //
 // G_t is n steps of the recurrence, from t on, applied to the value of the state they lead to: not its solution but a
 // window over it. Windows of 1, 2, 4, ... steps are joined out of two halves each, and those that n's binary digits
-// name are applied one after the other, the last in time first; log2(n) passes over a chunk that stays in the cache.
-// An end of an episode, and the end of the array, cut the window, so that nothing else marks them.
+// name are applied one after the other, the last in time first: log2(n) passes over a chunk that stays in the cache. A
+// few steps are sooner applied one by one, in one pass. An end of an episode, and the end of the array, cut the window,
+// so that nothing else marks them.
 #pragma once
 
 #include <algorithm>
@@ -45,16 +46,18 @@ class NStepChunk {
     // Behind the last step there is nothing, and no window reaches there uncut.
     const std::int64_t reach = n_ * columns_;
     for (T* array : {offsets_, decays_, values_}) std::fill_n(array + size_, reach, T(0));
+    if (n_ <= kFewSteps) return finish(n_, 1);
     std::int64_t width = 1;
     for (; 2 * width <= n_; width *= 2) {
       if (n_ & width) apply(width);
       join(width);
     }
-    apply(width);
-    store();
+    finish(1, width);
   }
 
  private:
+  static constexpr std::int64_t kFewSteps = 8;
+
   // The steps as affine maps; and, for each, the value of the state behind it.
   void load() {
     T* offsets = offsets_;
@@ -88,47 +91,56 @@ class NStepChunk {
     const std::int64_t shift = width * columns_;
     for_lanes<T>(0, size_, [&](auto lanes, std::int64_t index) __attribute__((always_inline)) {
       using P = Pack<T, decltype(lanes)::value>;
-      using Step = Affine<typename P::Real>;
-      const Step joined = compose<P>(Step{P::load(offsets_ + index), P::load(decays_ + index)},
-                                     Step{P::load(offsets_ + index + shift), P::load(decays_ + index + shift)});
+      const auto joined = compose<P>(window<P>(index), window<P>(index + shift));
       P::store(offsets_ + index, joined.offset);
       P::store(decays_ + index, joined.decay);
     });
   }
 
+  // Where the value lies that a window of `width` steps is applied to, behind what was applied before: at first
+  // values[t] belongs to the state behind step t, then to the state of step t.
+  std::int64_t behind(std::int64_t width) const { return (applied_ ? width : width - 1) * columns_; }
+
   // Applies the windows of `width` steps, and the values are those of the states that much earlier.
   void apply(std::int64_t width) {
-    // At first values[t] belongs to the state behind step t, then to the state of step t.
-    const std::int64_t shift = (applied_ == 0 ? width - 1 : width) * columns_;
+    const std::int64_t shift = behind(width);
     for_lanes<T>(0, size_, [&](auto lanes, std::int64_t index) __attribute__((always_inline)) {
       using P = Pack<T, decltype(lanes)::value>;
-      const Affine<typename P::Real> window{P::load(offsets_ + index), P::load(decays_ + index)};
-      P::store(values_ + index, carry_back<P>(window, P::load(values_ + index + shift)));
+      P::store(values_ + index, carry_back<P>(window<P>(index), P::load(values_ + index + shift)));
     });
-    applied_ += width;
+    applied_ = true;
   }
 
-  void store() {
-    const T* values = values_;
+  template <class P>
+  [[gnu::always_inline]] Affine<typename P::Real> window(std::int64_t index) const {
+    return {P::load(offsets_ + index), P::load(decays_ + index)};
+  }
+
+  // Applies `count` windows of `width` steps that follow each other, and writes the results.
+  void finish(std::int64_t count, std::int64_t width) {
+    const std::int64_t shift = behind(count * width), next = width * columns_;
+    std::int64_t begin = 0;
     for_each_run(steps_, [&](const Walk<T, NStepFormula>& walk, std::int64_t length, std::int64_t) {
       for_lanes<T>(0, length, [&](auto lanes, std::int64_t index) __attribute__((always_inline)) {
         using P = Pack<T, decltype(lanes)::value>;
-        walk.template write<P, false>(0, index, P::load(values + index));
+        auto value = P::load(values_ + begin + index + shift);
+        for (std::int64_t k = count - 1; k >= 0; --k) value = carry_back<P>(window<P>(begin + index + k * next), value);
+        walk.template write<P, false>(0, index, value);
       });
-      values += length;
-    }, loaded_steps_ - steps_, values);
+      begin += length;
+    }, (loaded_steps_ - steps_) * columns_, begin);
   }
 
   // Calls body(walk, length, last_row) for each run of neighbours in memory: `length` elements at the walk's place, of
-  // which those from `last_row` on belong to the last step of the array. `skipped` steps of each outer index lie in
-  // the scratch behind those that are visited.
+  // which those from `last_row` on belong to the last step of the array. Behind the runs of each outer index, `place` is
+  // moved on by `skipped`.
   template <class Body>
   void for_each_run(std::int64_t steps, const Body& body) {
-    const T* unused = nullptr;
+    std::int64_t unused = 0;
     for_each_run(steps, body, 0, unused);
   }
   template <class Body>
-  void for_each_run(std::int64_t steps, const Body& body, std::int64_t skipped, const T*& scratch) {
+  void for_each_run(std::int64_t steps, const Body& body, std::int64_t skipped, std::int64_t& place) {
     const std::int64_t last = problem_.extents.time - 1;
     const bool whole = columns_ == problem_.extents.inner && gapless<NStepFormula>(problem_, columns_);
     for (std::int64_t outer = first_outer_; outer < first_outer_ + num_outers_; ++outer) {
@@ -140,7 +152,7 @@ class NStepChunk {
           body(Walk<T, NStepFormula>(problem_, outer, first_time_ + step, first_column_), columns_,
                first_time_ + step == last ? 0 : columns_);
       }
-      scratch += skipped * columns_;
+      place += skipped;
     }
   }
 
@@ -148,7 +160,7 @@ class NStepChunk {
   const std::int64_t n_;
   const NStepCut cut_;
   std::int64_t first_outer_, num_outers_, first_column_, columns_, first_time_, steps_, loaded_steps_, size_;
-  std::int64_t applied_ = 0;
+  bool applied_ = false;
   T *offsets_, *decays_, *values_;
 };
 
