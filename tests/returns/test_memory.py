@@ -106,17 +106,24 @@ def test_the_results_may_not_share_memory(estimator):
 
 
 @every_estimator
-def test_out_may_interleave_with_an_input(estimator):
-    # The byte ranges overlap, the elements do not.
+@pytest.mark.parametrize("kind", ["every second element", "halves of rows", "halves of columns"])
+def test_out_may_interleave_with_an_input(estimator, kind):
+    # The byte ranges overlap or touch, the elements do not.
     case = small_case(estimator)
-    arguments = case.arguments()
-    both = np.zeros((*case.problem.shape, 2))
-    both[..., 0] = arguments["rewards"]
-    arguments["rewards"] = both[..., 0]
-    out = (both[..., 1], np.empty(case.problem.shape))[: estimator.num_outputs]
+    arguments, (num_steps, num_columns) = case.arguments(), case.problem.shape
+    both = np.zeros((num_steps, num_columns, 2))
+    if kind == "every second element":
+        one, other = both[..., 0], both[..., 1]
+    elif kind == "halves of rows":
+        one, other = both.reshape(num_steps, 2, num_columns).swapaxes(0, 1)
+    else:
+        one, other = both.reshape(2, num_steps, num_columns)
+    one[...] = arguments["rewards"]
+    arguments["rewards"] = one
+    out = (other, np.empty(case.problem.shape))[: estimator.num_outputs]
     for result, wanted in zip(estimator(**arguments, out=pair_or_one(out)), case.call(), strict=True):
-        np.testing.assert_array_equal(result, wanted)
-    np.testing.assert_array_equal(both[..., 0], case.arguments()["rewards"])
+        np.testing.assert_allclose(result, wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(one, case.arguments()["rewards"])
 
 
 @every_estimator
