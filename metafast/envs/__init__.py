@@ -6,8 +6,9 @@ import gymnasium as gymnasium  # isort: split
 
 from metafast._gymnasium_hook import register_envs
 from metafast.envs._make import make_vec
+from metafast.envs._transitions import Transitions, transitions
 from metafast.envs._vector_env import NativeVectorEnv
 
-__all__ = ["NativeVectorEnv", "make_vec", "register_envs"]
+__all__ = ["NativeVectorEnv", "Transitions", "make_vec", "register_envs", "transitions"]
 
 register_envs()

@@ -10,6 +10,7 @@ from torch import Tensor
 from metafast.trainers import UsageError, _distributed, _run
 from metafast.trainers._environments import AnyVectorEnv
 from metafast.trainers._learner import Learner
+from metafast.trainers._replay import Replay
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Counters:
 
 def save(
     directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
-    episodes: _run.EpisodeReturns, counters: Counters,
+    replay: Replay, episodes: _run.EpisodeReturns, counters: Counters,
 ) -> None:  # fmt: skip
     """Write a checkpoint from which `restore` continues exactly."""
     arrays = {
@@ -36,6 +37,7 @@ def save(
         "running_returns": episodes.running,
         "latest_returns": np.array(episodes.latest, dtype=np.float64),
         **{f"learner.{name}": array for name, array in learner.get_state().items()},
+        **{f"replay.{name}": array for name, array in replay.get_state().items()},
     }
     if hasattr(env, "get_state"):
         arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
@@ -51,6 +53,7 @@ def restore(
     learner: Learner,
     env: AnyVectorEnv,
     traces: Tensor,
+    replay: Replay,
     episodes: _run.EpisodeReturns,
     seed: int,
 ) -> tuple[np.ndarray, Counters]:
@@ -65,6 +68,7 @@ def restore(
         raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
     learner.set_state(select(arrays, "learner."))
     traces.copy_(torch.from_numpy(arrays["traces"]))
+    replay.set_state(select(arrays, "replay."))
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")

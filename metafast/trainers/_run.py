@@ -166,7 +166,9 @@ def read_options(run_dir: str | Path, trainer: str, options: type) -> dict[str, 
     return {name: contents[name] for name in names}
 
 
-def check_options(config: Any, *, counts: Sequence[str], positive: Sequence[str]) -> None:
+def check_options(
+    config: Any, *, counts: Sequence[str], positive: Sequence[str], fractions: Sequence[str] = ()
+) -> None:
     """Refuse options out of range: `counts` begin at 1, `positive` ones may be None; the rest all trainers have."""
     for name in (*counts, "threads"):
         if getattr(config, name) < 1:
@@ -179,6 +181,9 @@ def check_options(config: Any, *, counts: Sequence[str], positive: Sequence[str]
         value = getattr(config, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UsageError(f"{name} must be positive and finite, not {value}")
+    for name in fractions:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UsageError(f"{name} must lie between 0 and 1, not {getattr(config, name)}")
     if not config.max_grad_norm >= 0:
         raise UsageError(f"max_grad_norm must not be negative, not {config.max_grad_norm}")
     if config.run_dir == "":

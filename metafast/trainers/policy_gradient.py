@@ -1,8 +1,9 @@
-"""Policy-gradient training: REINFORCE, A2C, PPO and online TD(lambda) over metafast's environments and kernels.
+"""Policy-gradient training: REINFORCE, A2C, PPO, online TD(lambda), and V-trace with a replay buffer.
 
-Read from top to bottom: options, learner, collecting experience, turning it into a batch, updating, TD(lambda), the
-training loop, evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016 (A2C), Schulman et al. 2016 (GAE) and
-2017 (PPO), Sutton and Barto 2018, section 13.5 (actor-critic with eligibility traces).
+Read from top to bottom: options, learner, collecting experience, turning it into a batch, updating, the training loop,
+evaluation. Formulas: Williams 1992 (REINFORCE), Mnih et al. 2016 (A2C), Schulman et al. 2016 (GAE) and 2017 (PPO),
+Espeholt et al. 2018 (V-trace), Schmitt et al. 2020 (online and replayed experience mixed), Sutton and Barto 2018,
+section 13.5 (actor-critic with eligibility traces, in _traces.py).
 """
 
 import argparse
@@ -22,13 +23,14 @@ from torch import Tensor
 from torch.nn import functional
 
 import metafast
-from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _run, _traces
+from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _evaluation, _run, _traces
 from metafast.trainers._environments import AnyVectorEnv, to_rows
 from metafast.trainers._learner import Learner, find_device
 from metafast.trainers._policies import ActorCritic, make_distribution
+from metafast.trainers._replay import Replay, Rollout
 
 NAME = "policy-gradient"
-Algorithm = Literal["ppo", "a2c", "reinforce", "reinforce-baseline", "td-lambda"]
+Algorithm = Literal["ppo", "a2c", "vtrace", "reinforce", "reinforce-baseline", "td-lambda"]
 
 
 @dataclass
@@ -66,15 +68,19 @@ class Config:
     gamma: float = 0.99
     """Discount."""
     lam: float = 0.95
-    """Lambda of GAE, or decay of the eligibility traces."""
+    """Lambda of GAE and V-trace, or decay of the eligibility traces."""
+    replay: int = 0
+    """Learn from the last so many rollouts again, corrected by V-trace weights: chooses --algorithm vtrace."""
+    replay_ratio: float = 1.0
+    """Replayed steps for each fresh one in a batch."""
     epochs: int = 1
-    """Passes over each batch."""
+    """Passes over each batch; V-trace makes a batch anew for each."""
     minibatches: int = 1
     """Parts that each pass is cut into."""
     clip: float = 0.2
     """PPO keeps the probability ratio within 1 - clip and 1 + clip."""
     normalize_advantages: bool = False
-    """Standardise the advantages of each batch."""
+    """Standardise the advantages of each batch; those of V-trace are centred alone, with their weights."""
     value_coef: float = 0.5
     """Weight of the value function's mean squared error."""
     entropy_coef: float = 0.0
@@ -104,11 +110,10 @@ class Config:
 
     def __post_init__(self) -> None:
         counts = "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes"
-        positive = "learning_rate", "half_life", "clip", "checkpoint_seconds"
-        _run.check_options(self, counts=counts, positive=positive)
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        positive = "learning_rate", "half_life", "clip", "checkpoint_seconds", "replay_ratio"
+        _run.check_options(self, counts=counts, positive=positive, fractions=("gamma", "lam"))
+        if self.replay < 0 or (self.replay and self.algorithm != "vtrace"):
+            raise UsageError(f"replay must be 0 with the algorithm {self.algorithm}, and nowhere negative")
         if any(size < 1 for size in self.hidden_sizes):
             raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
         # JSON gives a list.
@@ -119,6 +124,8 @@ PER_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"num_envs": 8, "num_steps": 128, "epochs": 4, "minibatches": 4, "normalize_advantages": True,
             "max_grad_norm": 0.5},
     "a2c": {"num_envs": 16, "num_steps": 8, "learning_rate": 5e-3, "lam": 0.9, "max_grad_norm": 0.5},
+    "vtrace": {"num_envs": 16, "num_steps": 8, "epochs": 4, "learning_rate": 1e-3, "lam": 0.9,
+               "normalize_advantages": True, "max_grad_norm": 0.5, "replay": 64},
     "reinforce": {"num_envs": 16, "learning_rate": 1e-2},
     "reinforce-baseline": {"num_envs": 16, "learning_rate": 1e-2},
     "td-lambda": {"learning_rate": 1e-3, "lam": 0.8, "value_coef": 0.1},
@@ -133,6 +140,7 @@ PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 16, "learning_rate": 6.4e-3, "half_life": 40_000.0,
                              "lam": 0.9, "epochs": 2, "max_grad_norm": 1.0, "reward_scale": 0.1},
     ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
+    ("CartPole-v1", "vtrace"): {"reward_scale": 0.1},
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
     ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
                              "total_steps": 200_000},
@@ -143,7 +151,7 @@ PER_PRESET: dict[str, dict[str, Any]] = {"default": {}, "keras": {}, "torch": {"
 def configure(env_id: str = "CartPole-v1", algorithm: str | None = None, **options: Any) -> Config:
     """The options for an environment and an algorithm (None: the environment's own), then those given."""
     environment = PER_ENVIRONMENT.get(env_id, {})
-    algorithm = algorithm or environment.get("algorithm", "ppo")
+    algorithm = algorithm or ("vtrace" if options.get("replay") else environment.get("algorithm", "ppo"))
     chosen = PER_ALGORITHM[algorithm] | environment | PER_PAIR.get((env_id, algorithm), {})
     chosen |= PER_PRESET[options.get("preset", "default")] | options
     return Config(**chosen | {"env_id": env_id, "algorithm": algorithm})
@@ -153,13 +161,14 @@ def parse(arguments: Sequence[str]) -> Config:
     """Read the command line; what decides the defaults is looked at first, and judged with the rest."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env-id", "--env_id", "--env", nargs="?", default="CartPole-v1")
-    for name in ("--algorithm", "--preset", "--resume"):
+    for name in ("--algorithm", "--preset", "--replay", "--resume"):
         first.add_argument(name, nargs="?")
     known, _ = first.parse_known_args(arguments)
     if known.resume is not None:
         default = load_config(known.resume)
     else:
-        algorithm = known.algorithm if known.algorithm in PER_ALGORITHM else None
+        algorithm = known.algorithm or ("vtrace" if known.replay else None)
+        algorithm = algorithm if algorithm in PER_ALGORITHM else None
         preset = known.preset if known.preset in PER_PRESET else "default"
         default = configure(known.env_id or "CartPole-v1", algorithm, preset=preset)
     return tyro.cli(Config, args=list(arguments), default=default, prog=f"metafast train {NAME}")
@@ -171,7 +180,7 @@ def load_config(run_dir: str) -> Config:
 
 
 # What a run cannot change on its way.
-FIXED = ("env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "num_envs", "seed", "run_dir")
+FIXED = ("env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "num_envs", "replay", "seed", "run_dir")
 
 
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
@@ -185,24 +194,6 @@ def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
     return Learner(policy, distribution, torch.Generator().manual_seed(seed), device)
 
 
-@dataclass
-class Rollout:
-    """Experience, time-major.
-
-    `successors` [N, size] are observed after the last step; `finals` are (step, environments, their last observations)
-    of cut episodes; `kept` [T, N] marks the steps to learn from.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    successors: Tensor
-    finals: list[tuple[int, np.ndarray, np.ndarray]]
-    kept: Tensor
-
-
 @torch.no_grad()
 def collect(
     env: AnyVectorEnv, learner: Learner, observations: np.ndarray, num_steps: int, whole_episodes: bool = False
@@ -210,30 +201,35 @@ def collect(
     """Act for `num_steps`, or until every environment has ended an episode; also return what is observed next."""
     distribution = learner.distribution
     steps: list[list[Tensor]] = []
-    finals: list[tuple[int, np.ndarray, np.ndarray]] = []
     unfinished = np.full(env.num_envs, whole_episodes)
     while unfinished.any() if whole_episodes else len(steps) < num_steps:
         step = len(steps)
         if step % num_steps == 0:
             noise = distribution.noise((num_steps, env.num_envs), learner.generator).to(learner.device)
         rows = to_rows(observations)
-        actions = distribution.sample(learner.policy.act(rows.to(learner.device)), noise[step % num_steps]).cpu()
-        observations, rewards, terminated, truncated, infos = env.step(distribution.to_environment(actions.numpy()))
-        outcome = [torch.from_numpy(column) for column in (rewards, terminated, truncated)]
-        steps.append([rows, actions, *outcome])
+        outputs = learner.policy.act(rows.to(learner.device))
+        actions = distribution.sample(outputs, noise[step % num_steps])
+        observations, rewards, terminated, truncated, infos = env.step(
+            distribution.to_environment(actions.cpu().numpy())
+        )
+        final_rows = torch.zeros_like(rows)
         if truncated.any():
-            (cut,) = truncated.nonzero()
-            finals.append((step, cut, _environments.final_observations(env, infos, truncated)))
+            final_rows[torch.from_numpy(truncated)] = to_rows(_environments.final_observations(env, infos, truncated))
+        outcome = [torch.from_numpy(column) for column in (rewards, terminated, truncated)]
+        steps.append([rows, outputs, actions, *outcome, final_rows])
         if whole_episodes:
             unfinished &= ~(terminated | truncated)
-    rows, actions, rewards, terminated, truncated = (torch.stack(column) for column in zip(*steps, strict=True))
+    rows, outputs, actions, rewards, terminated, truncated, final_rows = map(torch.stack, zip(*steps, strict=True))
     kept = torch.ones_like(terminated)
     if whole_episodes:
         # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
         ended = (terminated | truncated).int()
         kept = ended.cumsum(0) - ended == 0
-    successors = to_rows(observations)
-    return Rollout(rows, actions, rewards.float(), terminated, truncated, successors, finals, kept), observations
+    log_probs = distribution.log_prob(outputs, actions)
+    rows = torch.cat([rows, to_rows(observations)[None]])
+    return Rollout(
+        rows, actions.cpu(), log_probs.cpu(), rewards.float(), terminated, truncated, final_rows, kept
+    ), observations
 
 
 @dataclass
@@ -261,20 +257,25 @@ class Batch:
 def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
     """Estimate advantages and value targets. A cut episode counts on the value of its true last observation."""
     rewards = rollout.rewards * config.reward_scale
-    everything = torch.cat([rollout.observations, rollout.successors[None]]).to(learner.device)
-    outputs, values = learner.policy(everything)
-    observations, actions = everything[:-1], rollout.actions.to(learner.device)
-    log_probs = learner.distribution.log_prob(outputs[:-1], actions)
+    observations, actions = rollout.observations.to(learner.device), rollout.actions.to(learner.device)
+    outputs, values = learner.policy(observations)
     values = values.cpu()
     final_values = torch.zeros_like(rewards)
-    for step, cut, finals in rollout.finals:
-        final_values[step, torch.from_numpy(cut)] = learner.policy(to_rows(finals).to(learner.device))[1].cpu()
+    if rollout.truncated.any():
+        final_rows = rollout.final_observations[rollout.truncated]
+        final_values[rollout.truncated] = learner.policy(final_rows.to(learner.device))[1].cpu()
     ends = rollout.terminated, rollout.truncated
+    num_units: float = rewards.numel()
     if config.algorithm in ("ppo", "a2c"):
         advantages, returns = metafast.gae(
             rewards, values[:-1], values[-1], *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
         )
-        num_units = rewards.numel()
+    elif config.algorithm == "vtrace":
+        log_rhos = learner.distribution.log_prob(outputs[:-1], actions).cpu() - rollout.log_probs
+        returns, advantages = metafast.vtrace(
+            log_rhos, rewards, values[:-1], values[-1], *ends,
+            gamma=config.gamma, lam=config.lam, final_values=final_values,
+        )  # fmt: skip
     else:
         # Without a baseline no value is trusted: a cut episode's return is what was seen of it (plain Monte Carlo).
         with_baseline = config.algorithm == "reinforce-baseline"
@@ -283,12 +284,16 @@ def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
         )
         advantages = returns - values[:-1] if with_baseline else returns
         num_units = rewards.shape[1]
-    if config.normalize_advantages:
+    if config.normalize_advantages and config.algorithm == "vtrace":
+        # A baseline carries the weights of what it is subtracted from; bare, it would favour what old policies did.
+        weights = log_rhos.exp().clamp(max=1.0)
+        advantages = advantages - weights * (advantages.sum() / weights.sum())
+    elif config.normalize_advantages:
         chosen = advantages[rollout.kept]
         advantages = (advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
-    columns = observations, actions, log_probs, advantages.to(learner.device), returns.to(learner.device)
+    columns = observations[:-1], actions, rollout.log_probs, advantages, returns
     kept = rollout.kept.to(learner.device)
-    return Batch(num_units, *(column[kept] for column in columns))
+    return Batch(num_units, *(column.to(learner.device)[kept] for column in columns))
 
 
 def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -314,30 +319,20 @@ def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor
     return loss, parts
 
 
-def update(config: Config, learner: Learner, batch: Batch, learning_rate: float) -> dict[str, float]:
-    """Learn from a batch; return the last minibatch's parts of the loss."""
-    for _ in range(config.epochs):
+def update(
+    config: Config, learner: Learner, rollout: Rollout, replay: Replay, learning_rate: float
+) -> dict[str, float]:
+    """Learn from a rollout, and from replayed ones; return the last minibatch's parts of the loss."""
+    for epoch in range(config.epochs):
+        if config.algorithm == "vtrace":
+            batch = make_batch(config, learner, replay.mix(rollout, config.replay_ratio, learner.generator))
+        elif epoch == 0:
+            batch = make_batch(config, learner, rollout)
         for minibatch in batch.shuffled(config.minibatches, learner.generator):
             loss, parts = compute_loss(config, learner, minibatch)
             loss.backward()
             learner.step(learning_rate, config.max_grad_norm, config.optimizer)
     return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
-
-
-@torch.no_grad()
-def play(env: AnyVectorEnv, learner: Learner, seed: int, greedy: bool = False) -> np.ndarray:
-    """Returns of one episode in each environment: none is chosen for being short."""
-    generator = torch.Generator().manual_seed(seed)
-    observations, _ = env.reset(seed=seed)
-    returns, unfinished = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
-    while unfinished.any():
-        noise = learner.distribution.noise((env.num_envs,), generator).to(learner.device)
-        outputs = learner.policy.act(to_rows(observations).to(learner.device))
-        actions = learner.distribution.sample(outputs, torch.zeros_like(noise) if greedy else noise).cpu()
-        observations, rewards, terminated, truncated, _ = env.step(learner.distribution.to_environment(actions.numpy()))
-        returns[unfinished] += rewards[unfinished]
-        unfinished &= ~(terminated | truncated)
-    return returns
 
 
 def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: _checkpoint.Counters) -> bool:
@@ -349,7 +344,8 @@ def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, c
     if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
         return False
     env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
-    counters.evaluation_return = float(play(env, learner, _run.derive_seeds(seed, counters.iteration)[0]).mean())
+    episode_seed = _run.derive_seeds(seed, counters.iteration)[0]
+    counters.evaluation_return = float(_evaluation.play(env, learner, episode_seed).mean())
     counters.next_evaluation = counters.iteration + 4
     return counters.evaluation_return >= config.target_return + config.target_margin
 
@@ -358,7 +354,9 @@ def train(config: Config) -> dict[str, Any]:
     """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
     started = time.perf_counter()
     if config.resume is not None:
-        _run.check_unchanged(config, load_config(config.resume), FIXED)
+        # Kept rollouts are of one length.
+        fixed = (*FIXED, "num_steps") if config.replay else FIXED
+        _run.check_unchanged(config, load_config(config.resume), fixed)
     metafast.set_num_threads(config.threads)
     torch.set_num_threads(config.threads)
     rank = _distributed.start()
@@ -367,14 +365,14 @@ def train(config: Config) -> dict[str, Any]:
     learner = make_learner(config, env, policy_seed)
     episodes = _run.EpisodeReturns(config.num_envs, window=100)
     traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
-    traces = traces.to(learner.device)
+    traces, replay = traces.to(learner.device), Replay(config.replay)
     if config.resume is None:
         directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
         directory.write_config(NAME, config)
         observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
-        observations, counters = _checkpoint.restore(directory, learner, env, traces, episodes, config.seed)
+        observations, counters = _checkpoint.restore(directory, learner, env, traces, replay, episodes, config.seed)
         directory.write_config(NAME, dataclasses.replace(config, resume=None))
     earlier_seconds, interrupted = counters.seconds, False
     solved = config.target_return is not None and counters.solved_target == config.target_return
@@ -400,7 +398,9 @@ def train(config: Config) -> dict[str, Any]:
                 if whole_episodes and counters.iteration > 0:
                     observations, _ = env.reset()
                 rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
-                losses = update(config, learner, make_batch(config, learner, rollout), learning_rate)
+                losses = update(config, learner, rollout, replay, learning_rate)
+                if config.replay:
+                    replay.add(rollout)
                 rewards = (rollout.rewards * rollout.kept).numpy()
                 ended = ((rollout.terminated | rollout.truncated) & rollout.kept).numpy()
             episodes.add(rewards, ended)
@@ -421,10 +421,10 @@ def train(config: Config) -> dict[str, Any]:
                 counters.solved_target = config.target_return
                 display.reach_target(counters.env_steps)
             if due:
-                _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
+                _checkpoint.save(directory, learner, env, observations, traces, replay, episodes, counters)
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
-    _checkpoint.save(directory, learner, env, observations, traces, episodes, counters)
+    _checkpoint.save(directory, learner, env, observations, traces, replay, episodes, counters)
     columns = {"environment steps": "env_steps", "mean return": "mean_return"}
     directory.write_curve(
         {label: [point[name] for point in counters.curve] for label, name in columns.items()},
@@ -463,14 +463,6 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `metafast evaluate`: what `evaluate` takes beside the directory."""
-    parser.add_argument("--episodes", type=int, default=100, help="episodes, one environment each (default 100)")
-    parser.add_argument("--backend", choices=("native", "gymnasium"), help="default: the one trained with")
-    parser.add_argument("--greedy", action="store_true", help="take the most probable action instead of sampling")
-    parser.add_argument("--seed", type=int, default=0, help="of environments and sampling (default 0)")
-
-
 def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, seed: int) -> dict[str, Any]:
     """Play fresh episodes with the policy in `run_dir`, an environment for each; of labelled data, the test rows."""
     if episodes < 1 or not 0 <= seed < 2**63:
@@ -481,7 +473,7 @@ def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, see
     env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
     learner = make_learner(config, env, 0)
     _run.RunDirectory(Path(run_dir)).read_policy(learner.policy)
-    returns = play(env, learner, seed, greedy)
+    returns = _evaluation.play(env, learner, seed, greedy)
     return {
         "env_id": config.env_id,
         "backend": backend,
@@ -496,10 +488,5 @@ def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, see
     }
 
 
-def describe_evaluation(result: dict[str, Any]) -> str:
-    """Say in words what `evaluate` returned."""
-    return (
-        f"{result['env_id']} ({result['backend']}), {result['episodes']} episodes: "
-        f"mean return {result['mean_return']:.2f}, standard deviation {result['std_return']:.2f}, "
-        f"from {result['min_return']:.1f} to {result['max_return']:.1f}"
-    )
+# What `metafast evaluate` takes beside the directory, and how it says what `evaluate` returned.
+add_evaluation_options, describe_evaluation = _evaluation.add_options, _evaluation.describe

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -9,3 +10,11 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def problem():
+    """Six labelled rows: the expected reward and its gradient can be summed over both actions."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((6, 3)).astype(np.float32), np.array([0, 1, 1, 0, 1, 0])
+    return features, labels

@@ -18,7 +18,7 @@ def train_with_two(*options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "reinforce-baseline"])
+@pytest.mark.parametrize("algorithm", ["ppo", "vtrace", "reinforce-baseline"])
 def test_two_processes_keep_the_same_parameters(tmp_path, algorithm):
     options = ["--algorithm", algorithm, "--num-envs", "4", "--num-steps", "16", "--half-life", "500"]
     completed = train_with_two(*options, "--total-steps", "1024", "--run-dir", str(tmp_path / "run"))

@@ -10,14 +10,7 @@ from metafast.trainers import _traces
 from metafast.trainers import policy_gradient as pg
 from metafast.trainers._learner import flatten
 from metafast.trainers._policies import ActorCritic
-
-
-@pytest.fixture
-def problem():
-    """Six labelled rows: the expected reward and its gradient can be summed over both actions."""
-    rng = np.random.default_rng(0)
-    features, labels = rng.standard_normal((6, 3)).astype(np.float32), np.array([0, 1, 1, 0, 1, 0])
-    return features, labels
+from metafast.trainers._replay import Rollout
 
 
 def make(problem, num_envs, **options):
@@ -111,27 +104,26 @@ def random_rollout(steps=12, envs=3, seed=0, double=False):
     truncated[-1, 0], terminated[-1, 0] = True, False
     dtype = torch.float64 if double else torch.float32
     rows = torch.from_numpy(rng.standard_normal((steps + 1, envs, 3))).to(dtype)
-    finals = [(int(t), np.array([n]), rng.standard_normal((1, 3)).astype(np.float32)) for t, n in truncated.nonzero()]
-    return pg.Rollout(
-        observations=rows[:-1],
+    finals = torch.from_numpy(rng.standard_normal((steps, envs, 3))).to(dtype)
+    return Rollout(
+        observations=rows,
         actions=torch.from_numpy(rng.integers(0, 2, (steps, envs))),
+        log_probs=torch.from_numpy(rng.uniform(-1.5, -0.2, (steps, envs))).to(dtype),
         rewards=torch.from_numpy(rng.standard_normal((steps, envs))).to(dtype),
         terminated=terminated,
         truncated=truncated,
-        successors=rows[-1],
-        finals=finals,
+        # Only those of cut episodes may be read.
+        final_observations=torch.where(truncated[..., None], finals, torch.nan),
         kept=torch.ones_like(terminated),
     )
 
 
 def true_successor_values(learner, rollout):
-    """V(s_{t+1}) [T, N], where the successor of a cut step is its own last observation."""
+    """V(s_t) and V(s_{t+1}) [T, N], where the successor of a cut step is its own last observation."""
     with torch.no_grad():
-        values = learner.policy(torch.cat([rollout.observations, rollout.successors[None]]))[1]
-        successors = values[1:].clone()
-        for step, cut, rows in rollout.finals:
-            successors[step, cut] = learner.policy(torch.from_numpy(rows).to(values.dtype))[1]
-    return values[:-1], successors
+        values = learner.policy(rollout.observations)[1]
+        finals = learner.policy(rollout.final_observations)[1]
+    return values[:-1], torch.where(rollout.truncated, finals, values[1:])
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
@@ -172,7 +164,11 @@ def test_reinforce_learns_from_one_whole_episode_of_each_environment():
 
 def test_ppo_starts_from_the_a2c_gradient_and_stops_at_the_clip(problem):
     _, config, learner = make(problem, 3, algorithm="ppo", value_coef=0.0, normalize_advantages=False, clip=0.2)
-    batch = pg.make_batch(config, learner, random_rollout())
+    rollout = random_rollout()
+    with torch.no_grad():
+        outputs = learner.policy.act(rollout.observations[:-1])
+    rollout = rollout._replace(log_probs=learner.distribution.log_prob(outputs, rollout.actions))
+    batch = pg.make_batch(config, learner, rollout)
     pg.compute_loss(config, learner, batch)[0].backward()
     ppo = take_gradient(learner)
     pg.compute_loss(pg.configure(algorithm="a2c", value_coef=0.0), learner, batch)[0].backward()
@@ -213,7 +209,7 @@ def test_backward_view_equals_forward_view(problem):
         rollout.rewards, values, successors[-1], rollout.terminated, rollout.truncated,
         gamma=config.gamma, lam=config.lam, final_values=final_values,
     )  # fmt: skip
-    outputs, predictions = learner.policy(rollout.observations)
+    outputs, predictions = learner.policy(rollout.observations[:-1])
     log_probs = learner.distribution.log_prob(outputs, rollout.actions)
     forward_objective = (advantages * (log_probs + 2 * config.value_coef * predictions)).sum()
     forward_view = torch.autograd.grad(forward_objective, list(learner.policy.parameters()))
