@@ -3,8 +3,8 @@
 XLA calls foreign functions through a C interface that it keeps stable, its "typed FFI". What is used of it is declared
 here with ctypes, so that metafast needs neither XLA's headers nor a build for each of its versions; every struct begins
 with its size, by which a call that is not as declared is refused. Compared with :func:`jax.pure_callback` nothing is
-copied: at shape (128, 8) a call takes a fifth of the time, at (1024, 4096) a third. On other devices than the CPU, and
-where JAX has no such interface, it is :func:`jax.pure_callback` all the same.
+copied, and a call takes a fifth of the time or less (benchmarks/returns/test_under_jit.py). On other devices than the
+CPU, and where JAX has no such interface, it is :func:`jax.pure_callback` all the same.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def needs_graph(*tensors: Any, gradients: bool = True) -> bool:
         if kind is Tensor or kind is _Parameter:
             if differentiates and tensor.requires_grad:
                 return True
-        elif isinstance(tensor, Tensor):
+        elif tensor is not None and kind not in _PLAIN_VALUES and isinstance(tensor, Tensor):
             return True
     return False
 
@@ -66,11 +66,13 @@ def call_directly(kernel: Callable[..., Any], arguments: tuple[Any, ...], out: A
 
     `out` is a tensor, a pair of them, or None.
     """
-    if not bindings_take_tensors:
-        results = None if out is not None else call_on_plain_tensors(kernel, *arguments)
-        return NotImplemented if results is None else results
     if out is None:
-        return kernel(*arguments)
+        results = kernel(*arguments) if bindings_take_tensors else NotImplemented
+        if results is NotImplemented:  # it takes none that requires grad
+            results = call_on_plain_tensors(kernel, *arguments)
+        return NotImplemented if results is None else results
+    if not bindings_take_tensors:
+        return NotImplemented
     _arrays.check_can_be_written(out)
     results = kernel(*arguments, out)
     if results is not NotImplemented:

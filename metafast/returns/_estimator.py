@@ -46,7 +46,7 @@ class Estimator:
     constant
         Results have no gradient.
     takes_tensors
-        The binding takes torch tensors too, and answers NotImplemented where it cannot use one.
+        The binding takes torch tensors too, and answers NotImplemented where an array must be converted first.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Estimator:
     def __call__(self, *arguments: Any) -> Any:
         """Estimate. Takes the binding's arguments in its order, ``out`` included where the public function has it."""
         first = arguments[0]
-        if type(first) is np.ndarray:
+        if type(first) is np.ndarray and (self.takes_tensors or first.dtype.itemsize != 2):
             results = self.kernel(*arguments)
             if results is not NotImplemented:
                 return results

@@ -25,16 +25,15 @@ def gae(
         successors = _successors(xp, scan, values, next_values, mask, time_axis)
         if truncated is not None and final_values is not None:
             successors = xp.where(truncated, final_values, successors)
-    zero = _zero(xp, rewards)
-    successors = xp.where(terminated, zero, successors)
-    decays = xp.where(cuts, zero, gamma * lam)
+    successors = xp.where(terminated, 0.0, successors)
+    decays = xp.where(cuts, 0.0, gamma * lam)
     offsets, own = rewards, values
     if mask is not None:
-        offsets, own, successors = (xp.where(mask, array, zero) for array in (rewards, values, successors))
-        decays = xp.where(mask, decays, zero + 1)
+        offsets, own, successors = (xp.where(mask, array, 0.0) for array in (rewards, values, successors))
+        decays = xp.where(mask, decays, 1.0)
     advantages = scan(offsets + gamma * successors - own, xp.broadcast_to(decays, rewards.shape), time_axis)
     if mask is not None:
-        advantages = xp.where(mask, advantages, zero)
+        advantages = xp.where(mask, advantages, 0.0)
     return advantages, advantages + own
 
 
@@ -44,15 +43,14 @@ def discounted_returns(
 ) -> Any:  # fmt: skip
     """Returns of :func:`metafast.discounted_returns`."""
     cuts = terminated if truncated is None else terminated | truncated
-    zero = _zero(xp, rewards)
-    rest = xp.broadcast_to(zero, rewards.shape)
+    rest = xp.zeros_like(rewards)
     if truncated is not None and final_values is not None:
-        rest = xp.where(cuts & ~terminated, final_values, zero)
+        rest = xp.where(cuts & ~terminated, final_values, 0.0)
     if bootstrap is not None and rewards.shape[time_axis] > 0:
         ended = span(cuts, time_axis, -1, None)
         last = xp.where(ended, span(rest, time_axis, -1, None), _as_step(bootstrap, time_axis))
         rest = xp.concatenate([span(rest, time_axis, 0, -1), last], time_axis)
-    decays = xp.where(cuts, zero, gamma)
+    decays = xp.where(cuts, 0.0, gamma)
     return scan(rewards + gamma * rest, xp.broadcast_to(decays, rewards.shape), time_axis)
 
 
@@ -61,13 +59,12 @@ def lambda_returns(
     lam: Any, time_axis: int,
 ) -> Any:  # fmt: skip
     """Returns of :func:`metafast.lambda_returns`."""
-    zero = _zero(xp, rewards)
     cuts = _cuts(xp, terminated, truncated, time_axis)
-    weights = xp.where(cuts, zero + 1, 1 - lam)
-    decays = xp.where(cuts, zero, gamma * lam)
+    weights = xp.where(cuts, 1.0, 1 - lam)
+    decays = xp.where(cuts, 0.0, gamma * lam)
     # Where all the weight is on what follows, the value is not looked at; but a gradient of lam looks at it again.
     unseen = terminated | ((weights == 0) & ~xp.isfinite(next_values))
-    successors = xp.where(unseen, zero, next_values)
+    successors = xp.where(unseen, 0.0, next_values)
     return scan(rewards + gamma * weights * successors, xp.broadcast_to(decays, rewards.shape), time_axis)
 
 
@@ -81,12 +78,11 @@ def n_step_returns(
     made of at most 2 log2(n) such joins. A window knows the sum of its discounted rewards, with the discounted value
     behind an end that lies in it; the discount over all of it; and whether it is open, that is without an end.
     """
-    zero = _zero(xp, rewards)
     cuts = _cuts(xp, terminated, truncated, time_axis)
-    successors = xp.where(terminated, zero, next_values)
+    successors = xp.where(terminated, 0.0, next_values)
     gamma = xp.broadcast_to(gamma, rewards.shape)
     steps = min(n, rewards.shape[time_axis])
-    doubled, length = (rewards + gamma * xp.where(cuts, successors, zero), gamma, ~cuts), 1
+    doubled, length = (rewards + gamma * xp.where(cuts, successors, 0.0), gamma, ~cuts), 1
     window, covered = None, 0
     while steps:
         if steps & length:
@@ -100,7 +96,7 @@ def n_step_returns(
         return rewards
     sums, discounts, is_open = window
     behind = earlier(xp, successors, covered - 1, time_axis)
-    return sums + xp.where(is_open, discounts, zero) * xp.where(is_open, behind, zero)
+    return sums + xp.where(is_open, discounts, 0.0) * xp.where(is_open, behind, 0.0)
 
 
 def segment_returns(
@@ -108,15 +104,14 @@ def segment_returns(
     lam: Any = None,
 ) -> Any:  # fmt: skip
     """Results of :func:`metafast.segment_returns`: every segment's last step is truncated."""
-    zero = _zero(xp, rewards)
     ends = xp.cumsum(lengths, 0)
     steps = xp.cumsum(xp.ones_like(rewards, dtype=lengths.dtype), 0)  # counted from 1
     segments = xp.clip(xp.searchsorted(ends, steps, side="left"), 0, max(lengths.shape[0] - 1, 0))
     empty = rewards.shape[0] == 0
     last = steps == steps if empty else ends[segments] == steps
-    final_values = xp.broadcast_to(zero, rewards.shape)
+    final_values = xp.zeros_like(rewards)
     if last_values is not None and not empty:
-        final_values = xp.where(last, last_values[segments], zero)
+        final_values = xp.where(last, last_values[segments], 0.0)
     common = {"rewards": rewards, "terminated": last & ~last, "truncated": last, "gamma": gamma, "time_axis": 0}
     if values is None:
         return discounted_returns(xp, scan, **common, final_values=final_values)
@@ -143,10 +138,6 @@ def _as_step(row: Any, time_axis: int) -> Any:
     return row[(slice(None),) * time_axis + (None,)]
 
 
-def _zero(xp: Any, rewards: Any) -> Any:
-    return xp.zeros_like(rewards[(slice(0, 0),) * rewards.ndim]).sum()
-
-
 def _cuts(xp: Any, terminated: Any, truncated: Any, time_axis: int) -> Any:
     """Tell where the recurrence stops: at the ends of episodes and at the last step."""
     cuts = terminated if truncated is None else terminated | truncated
@@ -163,18 +154,16 @@ def _successors(xp: Any, scan: Scan, values: Any, bootstrap: Any, mask: Any, tim
         return later
     always = xp.ones_like(span(mask, time_axis, -1, None))
     taken = xp.concatenate([span(mask, time_axis, 1, None), always], time_axis)
-    zero = _zero(xp, values)
-    return scan(xp.where(taken, later, zero), xp.where(taken, zero, zero + 1), time_axis)
+    return scan(xp.where(taken, later, 0.0), xp.where(taken, xp.zeros_like(later), 1.0), time_axis)
 
 
 def _join(xp: Any, windows: Any, others: Any, steps: int, time_axis: int) -> Any:
     """Join every window to the other window that begins so many steps later."""
-    zero = _zero(xp, windows[0])
     sums, discounts, is_open = windows
     later_sums, later_discounts, later_open = (earlier(xp, array, steps, time_axis) for array in others)
-    through = xp.where(is_open, discounts, zero)
+    through = xp.where(is_open, discounts, 0.0)
     return (
-        sums + through * xp.where(is_open, later_sums, zero),
-        through * xp.where(is_open, later_discounts, zero),
+        sums + through * xp.where(is_open, later_sums, 0.0),
+        through * xp.where(is_open, later_discounts, 0.0),
         is_open & later_open,
     )

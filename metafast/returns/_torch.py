@@ -178,12 +178,13 @@ class _Constant(torch.autograd.Function):
             for argument, dim in zip(arguments, in_dims[1:], strict=True)
         ]
         call = functools.partial(_Constant.apply, estimator)
+        leading = batched[estimator.arguments.index(estimator.leading)]
+        shape = (info.batch_size, *leading.shape[1:])
         if _batching.has_room_for_a_batch(estimator):
             results = call(*_batching.fold(torch, estimator, batched, info.batch_size))
-            shape = (info.batch_size, *batched[estimator.arguments.index(estimator.leading)].shape[1:])
         else:
-            results = torch.cat([call(*entry) for entry in _batching.entries(batched, info.batch_size)])
-            shape = (info.batch_size, -1)
+            entries = _batching.entries(batched, info.batch_size)
+            results = torch.cat([leading.new_empty(0), *(call(*entry) for entry in entries)])
         if isinstance(results, tuple):
             return tuple(result.reshape(shape) for result in results), (0,) * len(results)
         return results.reshape(shape), 0

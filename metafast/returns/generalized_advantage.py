@@ -32,7 +32,8 @@ def gae(
     away, not multiplied by zero, so a NaN there stays there.
 
     Takes NumPy arrays, CPU torch tensors, JAX arrays and others with ``__dlpack__``, all of one library, and returns
-    that library's. float32 and float64 are computed as such; float16 and bfloat16 in float32.
+    that library's. float32 and float64 are computed as such; float16 and bfloat16 in float32. Works inside of
+    ``torch.compile``, ``torch.func``'s transforms, ``jax.jit``, ``jax.vmap`` and ``jax.grad``.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def gae(
         mask is 1 (as for the tokens of a language model that are not its own).
     time_axis : {0, 1}
         Which axis is time.
-    out : pair of NumPy arrays, optional
+    out : pair of float arrays, optional
         Where to write ``(advantages, returns)``; must not overlap the inputs.
 
     Returns

@@ -56,7 +56,7 @@ def n_step_returns(
     -----
     Sutton and Barto, "Reinforcement learning", 2nd edition, equation 7.1. Gradients are those of :func:`metafast.gae`,
     of any order; there the windows of n steps are put together from windows of 1, 2, 4, ... steps, at most 2 log2(n)
-    times, so that neither time nor memory grows with `n`.
+    times, where a sum of n shifted arrays would take n.
 
     Examples
     --------

@@ -6,6 +6,8 @@ import torch
 from returns.estimator_calls import ALONG_TIME, CONSTANT, DIFFERENTIABLE, as_tuple, estimate, loop, problem
 
 import metafast
+from metafast import _torch_calls
+from metafast.returns import _estimator
 
 EVERY = DIFFERENTIABLE + CONSTANT
 # Each with time first, and second where it has time.
@@ -54,6 +56,20 @@ def test_plain_tensors_give_what_arrays_give(name, time_axis):
         given = estimate(name, {**floats, **others}, out=out if len(out) == 2 else out[0])
         assert all(result is target for result, target in zip(as_tuple(given), out, strict=True))
         assert_same(out, results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_where_bindings_take_arrays_alone(name, monkeypatch):
+    """As before torch 2.9, whose tensors have no table of functions to be read through."""
+    floats, others = tensors(name)
+    expected = as_tuple(estimate(name, {**floats, **others}))
+    monkeypatch.setattr(_torch_calls, "bindings_take_tensors", False)
+    monkeypatch.setattr(_estimator, "_plain_tensor", None)
+    assert_same(estimate(name, {**floats, **others}), expected, rtol=0, atol=0)
+    if name in ALONG_TIME:
+        out = tuple(torch.zeros_like(result) for result in expected)
+        estimate(name, {**floats, **others}, out=out if len(out) == 2 else out[0])
+        assert_same(out, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("name", "time_axis"), DIFFERENTIABLE_WITH_TIME_AXIS)
@@ -233,6 +249,14 @@ def test_vmap_over_one_argument_twice(name, time_axis):
         assert_same(result, torch.stack(parts).unflatten(0, (2, 4)))
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_vmap_over_nothing(name):
+    floats, others = tensors(name)
+    function = lambda rewards: estimate(name, {**floats, **others, "rewards": rewards})  # noqa: E731
+    for result in as_tuple(torch.func.vmap(function)(floats["rewards"][None][:0])):
+        assert result.shape == (0, *floats["rewards"].shape)
+
+
 @pytest.mark.parametrize("name", ["vtrace", "retrace", "q_lambda", "upgo"])
 @pytest.mark.parametrize("time_axis", [0, 1])
 def test_vmap_with_coefficients_of_fewer_axes(name, time_axis):
@@ -319,10 +343,7 @@ def test_registered_operations_pass_torchs_own_checks(name):
 
     with Recorder():
         estimate(name, {**floats, **others})
-    operation, arguments = recorded[-1] if recorded[-1][0].name().startswith("metafast") else next(
-        call for call in recorded if call[0].name().startswith("metafast")
-    )  # fmt: skip
-    assert operation.name() == f"metafast::{name}"
+    operation, arguments = next(call for call in recorded if call[0].name() == f"metafast::{name}")
     torch.library.opcheck(operation, arguments)
 
 
