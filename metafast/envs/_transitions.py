@@ -74,6 +74,8 @@ def transitions(
     ValueError
         Values are missing or of the wrong shape; ``infos`` lack the last observation of a truncated episode; the mode
         is not known; the steps share memory, as those of an environment made with ``copy=False`` do.
+    TypeError
+        Values are no floats.
 
     Examples
     --------
@@ -138,6 +140,8 @@ def transitions(
         if len(known) == num_steps:
             last = evaluate(steps[-1][0], num_envs, "the last observations")
             next_values[-1] = _to_host(last).reshape(num_envs)
+    if next_values.dtype.kind != "f":
+        raise TypeError(f"values must be floats, not {next_values.dtype}")
     # In next_step mode, what follows the end is the episode's last observation, so its value is there already.
     elsewhere = mode is AutoresetMode.SAME_STEP or (mode is AutoresetMode.DISABLED and values is not None)
     cut = truncated & ~terminated & elsewhere

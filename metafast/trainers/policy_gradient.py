@@ -144,6 +144,7 @@ PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
     ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
                              "total_steps": 200_000},
+    ("Pendulum-v1", "vtrace"): {"learning_rate": 4e-4, "half_life": 80_000.0, "total_steps": 150_000},
 }  # fmt: skip
 PER_PRESET: dict[str, dict[str, Any]] = {"default": {}, "keras": {}, "torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
 
@@ -167,7 +168,7 @@ def parse(arguments: Sequence[str]) -> Config:
     if known.resume is not None:
         default = load_config(known.resume)
     else:
-        algorithm = known.algorithm or ("vtrace" if known.replay else None)
+        algorithm = known.algorithm or ("vtrace" if known.replay not in (None, "0") else None)
         algorithm = algorithm if algorithm in PER_ALGORITHM else None
         preset = known.preset if known.preset in PER_PRESET else "default"
         default = configure(known.env_id or "CartPole-v1", algorithm, preset=preset)

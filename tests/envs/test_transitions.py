@@ -271,6 +271,8 @@ def test_what_is_missing_or_wrong_is_named():
         transitions(env, steps, None, true_value, values=values, final_values=values[0])
     with pytest.raises(ValueError, match=r"value_function must give 6 values of the observations, not \(6, 2\)"):
         transitions(env, steps, None, lambda rows: np.zeros((len(rows), 2)))
+    with pytest.raises(TypeError, match="values must be floats, not int64"):
+        transitions(env, steps, None, true_value, values=np.ones((20, 6), np.int64))
     with pytest.raises(ValueError, match="infos must hold 'final_obs'"):
         transitions(env, [(*step[:4], {}) for step in steps], None, true_value)
     with pytest.raises(ValueError, match="steps must hold"):
