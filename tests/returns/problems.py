@@ -119,15 +119,19 @@ def make_problem(num_steps, batch=(), *, seed=0, end_rate=0.05, mask_rate=0.8, r
 
 @st.composite
 def problems(draw, max_steps=70, max_columns=70, on_grid=False):
-    steps, columns = st.integers(0, max_steps), st.integers(0, max_columns)
-    num_steps, batch = draw(
+    few, columns = st.integers(1, 9), st.one_of(st.integers(0, 1), st.integers(2, max_columns))
+    batch = draw(
         st.one_of(
-            st.tuples(steps, st.tuples(columns)),
-            st.tuples(steps, st.just(())),
-            st.tuples(steps, st.tuples(st.integers(0, 8), st.integers(0, 8))),
-            st.tuples(st.integers(0, 6 * max_steps), st.one_of(st.just(()), st.tuples(st.integers(1, 9)))),
+            st.just(()),
+            st.tuples(few),
+            st.tuples(columns),
+            st.tuples(columns),
+            st.tuples(few, few),
+            st.tuples(st.integers(0, 2), columns),
         )
     )
+    long = 6 * max_steps if np.prod(batch) < 10 else max_steps
+    num_steps = draw(st.one_of(st.integers(0, 1), st.integers(2, max_steps), st.integers(2, long)))
     return make_problem(
         num_steps,
         batch,

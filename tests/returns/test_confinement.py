@@ -119,18 +119,34 @@ def test_it_is_seen_wherever_it_counts(estimator, data, garbage, rate):
     gamma = 1.0 if estimator.name == "upgo" else 0.99
     case = data.draw(cases(estimator, coefficients={"gamma": gamma, "lam": 0.97}))
     case = replace(case, numbers={**case.numbers, **numbers})
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    names = ["rewards", "values", "next_values", "final_values"] + ["log_rhos"] * bool(np.isnan(garbage))
-    dirty = case
-    for name in names:
-        dirty = soiled(dirty, rng.random(case.problem.rewards.shape) < rate, garbage, [name])
-    expected, bounds, arguments = dirty.expected(), case.error_bounds(), dirty.arguments()
-    for _ in on_every_isa():
-        for result, wanted, bound in zip(estimator(**arguments), expected, bounds, strict=True):
-            found = case.problem.time_major(result)
-            np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
-            finite = np.isfinite(wanted)
-            assert_within(found[finite], wanted[finite], bound[finite])
+    rng, bounds = np.random.default_rng(data.draw(st.integers(0, 99))), case.error_bounds()
+    # One array at a time, so that nothing hides behind the garbage of another.
+    for name in ["rewards", "values", "next_values", "final_values"] + ["log_rhos"] * bool(np.isnan(garbage)):
+        dirty = soiled(case, rng.random(case.problem.rewards.shape) < rate, garbage, [name])
+        expected, arguments = dirty.expected(), dirty.arguments()
+        for _ in on_every_isa():
+            for result, wanted, bound in zip(estimator(**arguments), expected, bounds, strict=True):
+                found = case.problem.time_major(result)
+                finite = np.isfinite(wanted)
+                np.testing.assert_array_equal(np.isfinite(found), finite)
+                assert_within(found[finite], wanted[finite], bound[finite])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_columns", [1, 3, 40])
+def test_a_ratio_that_is_no_number_is_not_clipped_away(isa, dtype, num_columns):
+    shape = (30, num_columns)
+    ones, log_rhos = np.ones(shape, dtype), np.zeros(shape, dtype)
+    log_rhos[10] = np.nan
+    options = {"log_rhos": log_rhos, "rewards": ones, "terminated": np.zeros(shape, bool), "gamma": 0.9, "lam": 0.8}
+    results = {
+        "targets": ESTIMATORS["vtrace"](values=ones, next_values=ones, **options)[0],
+        "pg_advantages": ESTIMATORS["vtrace"](values=ones, next_values=ones, **options)[1],
+        "retrace": ESTIMATORS["retrace"](q=ones, next_q_expected=ones, next_q=ones, **options)[0],
+    }
+    for name, result in results.items():
+        affected = np.broadcast_to(np.arange(30)[:, None] < (10 if name == "retrace" else 11), shape)
+        np.testing.assert_array_equal(np.isnan(result), affected, err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
