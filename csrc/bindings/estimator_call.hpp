@@ -26,13 +26,16 @@ constexpr std::int64_t kElementsWorthReleasing = 1 << 13;
 // Below this many, waking a second thread costs more than it saves.
 constexpr std::int64_t kElementsWorthThreads = 100'000;
 
-std::int64_t last_level_cache_bytes() {
+// What a call may hope to find in the cache again. Of a large last level, which many cores or machines share, no more
+// than this is one's own; and virtual machines report the whole.
+std::int64_t cache_bytes() {
   static const std::int64_t bytes = [] {
+    constexpr std::int64_t most = std::int64_t{32} << 20;
     std::int64_t found = 0;
 #if defined(_SC_LEVEL3_CACHE_SIZE)
     found = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
-    return found > 0 ? found : std::int64_t{32} << 20;
+    return found > 0 ? std::min(found, most) : most;
   }();
   return bytes;
 }
@@ -284,7 +287,7 @@ class Call {
     std::int64_t bytes_per_element = 0;
     for (const Array& array : arrays_) bytes_per_element += array.ndim == leading_.ndim ? array.itemsize : 0;
     for (int i = 0; i < num_results_; ++i) bytes_per_element += static_cast<std::int64_t>(sizeof(T));
-    const bool stream = layout_.size() * bytes_per_element > last_level_cache_bytes();
+    const bool stream = layout_.size() * bytes_per_element > cache_bytes();
     run_slices_of(layout_.size(), returns::cut(problem_.extents).num_slices,
                   [&](std::int64_t slice) { solve(problem_, slice, stream); });
   }

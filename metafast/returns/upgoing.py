@@ -23,7 +23,8 @@ def upgo(
 
     ``G_t - values[t]``, where ``G_t = rewards[t] + gamma * G_{t+1}`` if the next step went at least as well as its
     value, ``rewards[t+1] + gamma * V(s_{t+2}) >= V(s_{t+1})``; else, and where the episode or the array ends at step t,
-    ``G_t = rewards[t] + gamma * V(s_{t+1})``. V is 0 after a step that `terminated`.
+    ``G_t = rewards[t] + gamma * V(s_{t+1})``. V is 0 after a step that `terminated`. Inside an episode
+    ``V(s_{t+1})`` on the right of the comparison, and in place of the return, is ``values[t + 1]``.
 
     Takes and returns arrays as :func:`metafast.gae` does, but the result is a constant: it carries no gradient, and
     tensors that require grad are taken as they are.
