@@ -54,18 +54,23 @@ struct Gae : Successors<kBootstrapped> {
   template <class P, class Walk, class Real = typename P::Real>
   [[gnu::always_inline]] static Step<Real, typename P::Mask> step(const Walk& walk, std::int64_t index,
                                                                   Real next_companion) {
-    const Real value = walk.template input<P>(kValues, index);
+    // Field by field: of a structure that is copied gcc 12 keeps the vectors in memory.
+    Step<Real, typename P::Mask> step;
+    step.value = walk.template input<P>(kValues, index);
     const auto affine =
-        gae_step(walk.template input<P>(kRewards, index), value,
+        gae_step(walk.template input<P>(kRewards, index), step.value,
                  Successors<kBootstrapped>::template next_value<P>(walk, index, next_companion),
                  walk.template flag<P>(kTerminated, index), walk.template flag<P>(kTruncated, index),
                  walk.template factor<P>(kGamma, index), walk.template factor<P>(kLam, index));
+    step.affine.offset = affine.offset;
+    step.affine.decay = affine.decay;
     if constexpr (kMasked) {
-      const auto taken = walk.template flag<P>(kMask, index);
-      return {only_where<P>(taken, affine), value, taken};
-    } else {
-      return {affine, value, typename P::Mask{}};
+      step.taken = walk.template flag<P>(kMask, index);
+      const auto held = only_where<P>(step.taken, affine);
+      step.affine.offset = held.offset;
+      step.affine.decay = held.decay;
     }
+    return step;
   }
 
   template <class P, bool kStream, class Walk, class Step, class Real>
