@@ -1,11 +1,15 @@
 // A batch of environments as the kernels see it: pointers into memory that the caller owns.
 //
-// The state is float64 and structure-of-arrays in tiles of kTile environments, small enough for the first-level cache:
-// component k of the i-th environment of tile t is state[(t * state_size + k) * kTile + i]. Randomness is
-// counter-based: the key is the environment's own seed and the counter its episode number, so that an environment's
-// stream depends on neither its place in the batch, nor its neighbours, nor the threads.
+// Work is done in tiles of kTile environments, whose state is small enough for the first-level cache. What an
+// environment does is three functions on a tile (Phases); the driver (driver.hpp) counts steps, limits episodes and
+// resets. The functions have a C interface, because a user's environment comes as three functions compiled by Numba.
+//
+// Randomness is counter-based (randomness.hpp): the key is the environment's own seed, the counter its episode number
+// and step, so that an environment's stream depends on neither its place in the batch, nor its neighbours, nor the
+// threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "common/isa.hpp"
@@ -18,46 +22,77 @@ constexpr int kTile = 256;
 // last observation goes to final_observations), or by the caller alone.
 enum class AutoresetMode { next_step, same_step, disabled };
 
+// Every pointer is to the first environment of the tile, whose environments are numbered from 0 to count - 1.
+//
+// `state` holds one array [kTile] for each field of the state, in order and without gaps; its elements have the field's
+// size in bytes. `episodes` holds the number of the episode that comes next: the current one's is one less.
+// `elapsed_steps` counts the steps before this one. `streams`, four words each, are the exact environments' generators
+// and null for others. All return -1, or the number of the environment where the user's code raised an exception.
+struct Phases {
+  // Applies the actions: writes the state, the rewards (float, or double in exact environments) and the flags (0 or 1).
+  std::int64_t (*advance)(const void* parameters, void* state, std::int64_t count, const void* actions,
+                          const std::uint64_t* seeds, const std::uint64_t* episodes, const std::int32_t* elapsed_steps,
+                          void* rewards, std::uint8_t* terminated);
+  // Writes the first state of the current episode of the environments that `indices` lists.
+  std::int64_t (*begin)(const void* parameters, void* state, const std::int32_t* indices, std::int64_t num_indices,
+                        const std::uint64_t* seeds, const std::uint64_t* episodes, std::uint64_t* streams);
+  // Writes the rows of the environments listed, or of the first `count` where num_indices is -1.
+  std::int64_t (*observe)(const void* parameters, const void* state, std::int64_t count, const std::int32_t* indices,
+                          std::int64_t num_indices, void* observations);
+};
+
 struct Batch {
   AutoresetMode autoreset_mode;
   std::int32_t max_episode_steps;
-  const void* parameters;  // the dynamics' own Parameters
-  double* state;          // whole tiles: memory for N rounded up to a multiple of kTile
+  Phases phases;
+  const void* parameters;  // the environment's own
+  std::byte* state;        // whole tiles: memory for N rounded up to a multiple of kTile
+  std::int64_t state_bytes;        // of one environment
+  std::int64_t observation_bytes;  // of one environment
+  std::int64_t reward_bytes;
   std::int32_t* elapsed_steps;
-  std::uint8_t* ended;      // 1 where the episode is over and the environment waits for its reset
+  std::uint8_t* ended;  // 1 where the episode is over and the environment waits for its reset
   std::uint64_t* seeds;
   std::uint64_t* episodes;  // the number of the episode that the next reset begins
+  std::uint64_t* streams;   // [N, 4], or null
+  std::byte* saved_state;   // where not null: the state before the step, with which a failed step is undone
 };
 
 struct StepResult {
-  float* observations;  // [N, observation size]
-  float* rewards;
-  bool* terminated;
-  bool* truncated;
-  float* final_observations;  // [N, observation size], written where an episode ended, in same_step mode only
+  const std::byte* actions;  // checked
+  std::int64_t action_bytes;
+  std::byte* observations;
+  std::byte* rewards;
+  std::uint8_t* terminated;
+  std::uint8_t* truncated;
+  std::byte* final_observations;  // written where an episode ended, in same_step mode only
+};
+
+struct Outcome {
+  std::int64_t num_final;  // rows of final_observations that were written
+  std::int64_t failed;     // an environment where user code raised, or -1
 };
 
 // Every function works on the environments [begin, end) and on nothing else; `begin` is a multiple of kTile.
-struct EnvironmentKernels {
-  int state_size;
-  int observation_size;
-  int num_parameters;  // Parameters is this many doubles
-  // `actions` are checked, of the dynamics' Action type. Returns how many rows of
-  // final_observations it wrote.
-  std::int64_t (*step)(const Batch& batch, const void* actions, const StepResult& result, std::int64_t begin,
-                       std::int64_t end);
-  // Resets the environments whose mask is not 0 (all where `mask` is null).
-  void (*reset)(const Batch& batch, const std::uint8_t* mask, std::int64_t begin, std::int64_t end);
-  void (*observe)(const Batch& batch, float* observations, std::int64_t begin, std::int64_t end);
-};
-
 struct EnvsKernels {
-  EnvironmentKernels cartpole;
-  // Copies actions that all lie in [0, num_actions); returns the index of the first that does not, else -1.
-  std::int64_t (*take_actions_int32)(const std::int32_t* actions, std::int64_t count, std::int32_t num_actions,
-                                     std::int32_t* taken);
-  std::int64_t (*take_actions_int64)(const std::int64_t* actions, std::int64_t count, std::int32_t num_actions,
-                                     std::int32_t* taken);
+  Outcome (*step)(const Batch& batch, const StepResult& result, std::int64_t begin, std::int64_t end);
+  // Resets the environments whose mask is not 0 (all where `mask` is null). Returns the number of an environment where
+  // user code raised, or -1.
+  std::int64_t (*reset)(const Batch& batch, const std::uint8_t* mask, std::int64_t begin, std::int64_t end);
+  std::int64_t (*observe)(const Batch& batch, std::byte* observations, std::int64_t begin, std::int64_t end);
+
+  // The phases of the environment that has this name, or nulls.
+  Phases (*phases_named)(const char* name);
+
+  // Copies `rows` rows of integers that all lie in their column's [low, high); returns the position of the first that
+  // does not, else -1.
+  std::int64_t (*take_int32)(const std::int32_t* actions, std::int64_t rows, std::int64_t columns,
+                             const std::int64_t* low, const std::int64_t* high, void* taken, int taken_bytes);
+  std::int64_t (*take_int64)(const std::int64_t* actions, std::int64_t rows, std::int64_t columns,
+                             const std::int64_t* low, const std::int64_t* high, void* taken, int taken_bytes);
+  // Copies floats that are all finite; returns the position of the first that is not, else -1.
+  std::int64_t (*take_float32)(const float* actions, std::int64_t count, float* taken);
+  std::int64_t (*take_float64)(const double* actions, std::int64_t count, double* taken);
   // Returns the index of the first environment that waits for its reset, else -1.
   std::int64_t (*find_ended)(const std::uint8_t* ended, std::int64_t count);
 };
