@@ -118,25 +118,31 @@ class PreparedAdditiveKeys:
 class EnvBatch:
     def __init__(
         self,
-        kernels: str,
+        phases: str | tuple[int, int, int],
         num_envs: int,
-        parameters: list[float],
-        num_actions: int,
+        *,
+        parameters: bytes,
+        field_bytes: list[int],
+        observation_dtype: np.dtype[Any],
+        observation_shape: list[int],
+        action_dtype: np.dtype[Any],
+        action_shape: list[int],
+        action_low: list[int],
+        action_high: list[int],
+        reward_dtype: np.dtype[Any],
         autoreset_mode: str,
         max_episode_steps: int,
         num_threads: int,
         copy: bool,
+        undoable: bool,
+        streams: bool,
     ) -> None: ...
+    # An int is the number of an environment where the user's code raised.
     def step(
         self, actions: object
     ) -> (
-        tuple[
-            NDArray[np.float32],
-            NDArray[np.float32],
-            NDArray[np.bool_],
-            NDArray[np.bool_],
-            dict[str, Any],
-        ]
+        tuple[NDArray[Any], NDArray[np.floating[Any]], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+        | int
         | None
     ): ...
     def reset(
@@ -144,7 +150,8 @@ class EnvBatch:
         mask: NDArray[np.bool_] | None,
         seeds: NDArray[np.uint64] | None,
         seeded: NDArray[np.bool_] | None,
-    ) -> NDArray[np.float32]: ...
+        streams: NDArray[np.uint64] | None = None,
+    ) -> NDArray[Any] | int: ...
     def get_state(self) -> dict[str, NDArray[Any]]: ...
     def set_state(
         self,
@@ -153,10 +160,9 @@ class EnvBatch:
         ended: NDArray[np.generic],
         seeds: NDArray[np.generic],
         episodes: NDArray[np.generic],
+        streams: NDArray[np.generic] | None = None,
     ) -> None: ...
     @property
-    def final_observations(self) -> NDArray[np.float32]: ...
-    @property
-    def state_size(self) -> int: ...
+    def final_observations(self) -> NDArray[Any] | int: ...
     @property
     def was_reset(self) -> bool: ...

@@ -55,11 +55,17 @@ struct Batch {
   std::uint64_t* seeds;
   std::uint64_t* episodes;  // the number of the episode that the next reset begins
   std::uint64_t* streams;   // [N, 4], or null
-  std::byte* saved_state;   // where not null: the state before the step, with which a failed step is undone
+  // A user's environment: its step is never called where the episode is over.
+  bool begin_before_step;
+  // Where not null: memory for what the step changes, from which the caller undoes a step that failed.
+  std::byte* saved_state;
+  std::int32_t* saved_elapsed_steps;
+  std::uint8_t* saved_ended;
+  std::uint64_t* saved_episodes;
 };
 
 struct StepResult {
-  const std::byte* actions;  // checked
+  const std::byte* actions;  // checked, of the type that the environment takes
   std::int64_t action_bytes;
   std::byte* observations;
   std::byte* rewards;

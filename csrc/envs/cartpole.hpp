@@ -15,8 +15,9 @@ struct CartPole {
   static constexpr int kStateSize = 4;  // cart position, cart velocity, pole angle, pole angular velocity
   static constexpr int kObservationSize = 4;
   static constexpr int kResetUniforms = 4;
+  static constexpr int kStepUniforms = 0;
   using Action = std::int32_t;  // 0 pushes left, 1 pushes right
-  static constexpr std::int32_t kNumActions = 2;
+  static constexpr int kActionSize = 1;
 
   struct Parameters {
     // Sutton and Barto's book pays -1 at the fall and 0 before; gymnasium's default pays 1 for every step.
@@ -41,14 +42,14 @@ struct CartPole {
     for (int i = 0; i < kStateSize; ++i) state[i] = -kResetBound + (kResetBound + kResetBound) * uniforms[i];
   }
 
-  METAFAST_FORMULA void step(const Parameters& parameters, Action action, double (&state)[kStateSize],
-                             double& reward, bool& terminated) {
+  METAFAST_FORMULA void step(const Parameters& parameters, const Action (&action)[kActionSize], const double (&)[1],
+                             double (&state)[kStateSize], double& reward, bool& terminated) {
     double& position = state[0];
     double& velocity = state[1];
     double& angle = state[2];
     double& angular_velocity = state[3];
 
-    const double force = action == 1 ? kForce : -kForce;
+    const double force = action[0] == 1 ? kForce : -kForce;
     double sine, cosine;
     vector_sincos(angle, sine, cosine);
     const double push = (force + kPoleMassLength * (angular_velocity * angular_velocity) * sine) / kTotalMass;

@@ -1,25 +1,80 @@
 // The kernel table of the environments, compiled once per instruction-set level.
 #include <cstdint>
+#include <cstring>
 
 #include "envs/batch.hpp"
 #include "envs/cartpole.hpp"
-#include "envs/tile_driver.hpp"
+#include "envs/driver.hpp"
+#include "envs/native_phases.hpp"
 
 namespace metafast {
 namespace METAFAST_ISA_NAMESPACE {
 namespace {
 
-template <class Integer>
-std::int64_t take_actions(const Integer* __restrict actions, std::int64_t count, std::int32_t num_actions,
-                          std::int32_t* __restrict taken) {
-  std::int32_t outside = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    outside |= (actions[i] < 0) | (actions[i] >= num_actions);
-    taken[i] = static_cast<std::int32_t>(actions[i]);
+// One column, as of a Discrete space: the compiler vectorises the loop, in the actions' own width where the limits fit.
+template <class Limit, class Taken, class Integer>
+bool take_column(const Integer* __restrict actions, std::int64_t rows, Limit low, Limit high,
+                 Taken* __restrict taken) {
+  Integer outside = 0;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    outside |= (actions[i] < low) | (actions[i] >= high);
+    taken[i] = static_cast<Taken>(actions[i]);
   }
-  if (!outside) return -1;
+  return outside == 0;
+}
+
+template <class Taken, class Integer>
+bool take_columns(const Integer* __restrict actions, std::int64_t rows, std::int64_t columns, const std::int64_t* low,
+                  const std::int64_t* high, Taken* __restrict taken) {
+  if (columns == 1) {
+    if (low[0] == static_cast<Integer>(low[0]) && high[0] == static_cast<Integer>(high[0]))
+      return take_column(actions, rows, static_cast<Integer>(low[0]), static_cast<Integer>(high[0]), taken);
+    return take_column(actions, rows, low[0], high[0], taken);
+  }
+  bool inside = true;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t k = 0; k < columns; ++k) {
+      const Integer action = actions[i * columns + k];
+      inside &= (action >= low[k]) & (action < high[k]);
+      taken[i * columns + k] = static_cast<Taken>(action);
+    }
+  }
+  return inside;
+}
+
+template <class Integer>
+std::int64_t take_integers(const Integer* actions, std::int64_t rows, std::int64_t columns, const std::int64_t* low,
+                           const std::int64_t* high, void* taken, int taken_bytes) {
+  bool inside = true;
+  switch (taken_bytes) {
+    case 1:
+      inside = take_columns(actions, rows, columns, low, high, static_cast<std::int8_t*>(taken));
+      break;
+    case 2:
+      inside = take_columns(actions, rows, columns, low, high, static_cast<std::int16_t*>(taken));
+      break;
+    case 4:
+      inside = take_columns(actions, rows, columns, low, high, static_cast<std::int32_t*>(taken));
+      break;
+    default:
+      inside = take_columns(actions, rows, columns, low, high, static_cast<std::int64_t*>(taken));
+  }
+  if (inside) return -1;
   std::int64_t index = 0;
-  while (index < count && actions[index] >= 0 && actions[index] < num_actions) ++index;
+  while (actions[index] >= low[index % columns] && actions[index] < high[index % columns]) ++index;
+  return index;
+}
+
+template <class Real>
+std::int64_t take_floats(const Real* __restrict actions, std::int64_t count, Real* __restrict taken) {
+  std::int32_t infinite = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    taken[i] = actions[i];
+    infinite |= !(actions[i] - actions[i] == 0);
+  }
+  if (!infinite) return -1;
+  std::int64_t index = 0;
+  while (actions[index] - actions[index] == 0) ++index;
   return index;
 }
 
@@ -32,15 +87,21 @@ std::int64_t find_ended(const std::uint8_t* ended, std::int64_t count) {
   return index;
 }
 
-template <class Dynamics>
-constexpr EnvironmentKernels kernels_of() {
-  return {Dynamics::kStateSize,         Dynamics::kObservationSize,    TileDriver<Dynamics>::kNumParameters,
-          &TileDriver<Dynamics>::step, &TileDriver<Dynamics>::reset, &TileDriver<Dynamics>::observe};
+Phases phases_named(const char* name) {
+  if (std::strcmp(name, "cartpole") == 0) return NativePhases<CartPole>::phases();
+  return {nullptr, nullptr, nullptr};
 }
 
 }  // namespace
 
-const EnvsKernels envs_kernels = {kernels_of<CartPole>(), &take_actions<std::int32_t>, &take_actions<std::int64_t>,
+const EnvsKernels envs_kernels = {&step_range,
+                                  &reset_range,
+                                  &observe_range,
+                                  &phases_named,
+                                  &take_integers<std::int32_t>,
+                                  &take_integers<std::int64_t>,
+                                  &take_floats<float>,
+                                  &take_floats<double>,
                                   &find_ended};
 
 }  // namespace METAFAST_ISA_NAMESPACE

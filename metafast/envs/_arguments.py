@@ -6,38 +6,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from metafast.envs._environment import ActionLayout, Environment
+
 __all__ = ["check_actions", "check_attribute", "check_reset_mask", "check_seeds", "check_state"]
 
 _SEED_LIMIT = 2**64
 
 
-def check_actions(actions: object, num_envs: int, num_actions: int) -> npt.NDArray[np.int64]:
-    """Return `actions` as the plain int64 array of shape (num_envs,) that the core reads.
+def check_actions(actions: object, num_envs: int, layout: ActionLayout) -> npt.NDArray[Any]:
+    """Return `actions` as the plain array that the core reads: int64 where they are integers, else `layout.dtype`.
 
     Raises ValueError, or TypeError where it is not the numbers but their container that is refused.
     """
-    expected = f"actions must be {num_envs} integers in [0, {num_actions}) as an array of shape ({num_envs},)"
+    shape = (num_envs, *layout.shape)
+    if layout.low is None or layout.high is None:
+        expected, kinds = f"actions must be finite floats as an array of shape {shape}", "f"
+    elif layout.shape:
+        expected, kinds = f"actions must be integers within their bounds as an array of shape {shape}", "iu"
+    else:
+        limits = f"[{layout.low[0]}, {layout.high[0]})"
+        expected, kinds = f"actions must be {num_envs} integers in {limits} as an array of shape {shape}", "iu"
     if isinstance(actions, np.ma.MaskedArray):
         raise TypeError(f"{expected}, not a masked array: which action would a masked one be?")
     try:
         array = np.asarray(actions)
     except Exception as error:
         raise ValueError(f"{expected}; {type(actions).__name__} does not convert to an array: {error}") from error
-    if array.shape != (num_envs,) or array.dtype.kind not in "iu":
+    if array.shape != shape or array.dtype.kind not in kinds:
         what = f"dtype {array.dtype} and shape {array.shape}"
         raise ValueError(f"{expected}, but they are {'None' if actions is None else what}")
     if not array.dtype.isnative:
         raise TypeError(f"{expected} in native byte order, but their dtype is {array.dtype.str!r}")
-    outside = (array < 0) | (array >= num_actions)
+    if layout.low is None or layout.high is None:
+        outside = ~np.isfinite(array)
+    else:
+        outside = (array < layout.low.reshape(layout.shape)) | (array >= layout.high.reshape(layout.shape))
     if outside.any():
-        index = int(outside.argmax())
-        raise ValueError(
-            f"actions must lie in [0, {num_actions}), but actions[{index}] is {array[index]}; "
-            "no environment was stepped"
-        )
+        index = tuple(int(k) for k in np.argwhere(outside)[0])
+        where = ", ".join(map(str, index))
+        rule = "be finite"
+        if layout.low is not None and layout.high is not None:
+            low, high = (bound.reshape(layout.shape)[index[1:]] for bound in (layout.low, layout.high))
+            rule = f"lie in [{low}, {high})"
+        raise ValueError(f"actions must {rule}, but actions[{where}] is {array[index]}; no environment was stepped")
     # Filled, not converted: np.array would keep a dtype that is merely equivalent to int64, as longlong is.
-    taken = np.empty(num_envs, dtype=np.int64)
-    taken[...] = array
+    taken = np.empty(shape, dtype=layout.dtype if kinds == "f" else np.int64)
+    with np.errstate(over="ignore"):
+        taken[...] = array
     return taken
 
 
@@ -93,16 +108,18 @@ def _canonical(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def check_state(
-    state: object, num_envs: int, state_size: int, max_episode_steps: int, *, finite: bool = True
+    state: object, num_envs: int, environment: Environment, max_episode_steps: int, *, finite: bool = True
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Return the arrays of a state dictionary as the core takes them."""
-    layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "state": (np.float64, (num_envs, state_size)),
+    layout: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "state": (environment.state.base, (num_envs, *environment.state.shape)),
         "elapsed_steps": (np.int32, (num_envs,)),
         "ended": (np.bool_, (num_envs,)),
         "seeds": (np.uint64, (num_envs,)),
         "episodes": (np.uint64, (num_envs,)),
     }
+    if environment.streams:
+        layout["streams"] = (np.uint64, (num_envs, 4))
     if not isinstance(state, Mapping) or set(state) != set(layout):
         raise ValueError(f"state must be a dict with the keys {', '.join(layout)}, as get_state returns it")
     arrays: dict[str, npt.NDArray[np.generic]] = {}
@@ -114,11 +131,15 @@ def check_state(
         if array.shape != shape:
             raise ValueError(f"state[{key!r}] must have shape {shape}, not {array.shape}")
         arrays[key] = _canonical(array) if key == "ended" else np.ascontiguousarray(array)
-    if finite and not np.isfinite(state["state"]).all():
+    if finite and environment.state.names is None and not np.isfinite(state["state"]).all():
         raise ValueError("state['state'] must be finite")
+    if environment.check_state is not None:
+        environment.check_state(arrays["state"])
     elapsed_steps = state["elapsed_steps"]
     if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps).any():
         raise ValueError(f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit")
+    record_bytes = environment.state.itemsize
+    arrays["state"] = arrays["state"].reshape(-1).view(np.uint8).reshape(num_envs, record_bytes)
     return arrays
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from metafast._gymnasium_hook import REGISTERED
 from metafast.envs._catalogue import CATALOGUE
-from metafast.envs._vector_env import NativeVectorEnv
+from metafast.envs._environment import Environment
+from metafast.envs._vector_env import UNLIMITED, NativeVectorEnv
 
-__all__ = ["make_vec"]
+__all__ = ["make_from", "make_vec"]
 
 _AUTORESET_MODES = {
     "next_step": AutoresetMode.NEXT_STEP,
@@ -83,38 +83,59 @@ def make_vec(
     array([1., 1., 1., 1.], dtype=float32)
     >>> env.close()
     """
-    definition = CATALOGUE.get(env_id) if isinstance(env_id, str) else None
-    if definition is None:
+    builder = CATALOGUE.get(env_id) if isinstance(env_id, str) else None
+    if builder is None:
         raise ValueError(f"env_id {env_id!r} is unknown; metafast has: {', '.join(sorted(CATALOGUE))}")
-    num_envs = _whole_number("num_envs", num_envs, 1, 2**40)
-    if num_threads is not None:
-        num_threads = _whole_number("num_threads", num_threads, 1, 1024)
-    if max_episode_steps is None:
-        max_episode_steps = REGISTERED[env_id].max_episode_steps
-    max_episode_steps = _whole_number("max_episode_steps", max_episode_steps, 1, 2**31 - 2)
-    for name, flag in (("exact", exact), ("copy", copy)):
-        if not isinstance(flag, (bool, np.bool_)):
-            raise TypeError(f"{name} must be a bool, not {flag!r}")
+    if not isinstance(exact, (bool, np.bool_)):
+        raise TypeError(f"exact must be a bool, not {exact!r}")
     if exact:
         raise ValueError(f"exact=True is not available for {env_id} yet; use gymnasium's SyncVectorEnv")
     if env_kwargs.pop("render_mode", None) is not None:
         raise ValueError(
             f"render_mode must be None: metafast's {env_id} draws nothing; render with gymnasium.make({env_id!r})"
         )
-    known = list(inspect.signature(definition.parameters).parameters)
+    known = list(inspect.signature(builder).parameters)
     for name in env_kwargs:
         if name not in known:
             raise TypeError(f"{env_id} has no argument {name!r}; it takes: {', '.join([*known, 'render_mode'])}")
+    env_kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in env_kwargs.items()}
+    return make_from(
+        builder(**env_kwargs),
+        num_envs,
+        num_threads=num_threads,
+        autoreset_mode=autoreset_mode,
+        max_episode_steps=max_episode_steps,
+        copy=copy,
+        env_kwargs=env_kwargs,
+    )
+
+
+def make_from(
+    environment: Environment,
+    num_envs: int,
+    *,
+    num_threads: int | None = None,
+    autoreset_mode: str | AutoresetMode = "next_step",
+    max_episode_steps: int | None = None,
+    copy: bool = True,
+    env_kwargs: dict[str, Any],
+) -> NativeVectorEnv:
+    """Make a vector environment of a kind that is settled; the other arguments are `make_vec`'s."""
+    num_envs = _whole_number("num_envs", num_envs, 1, 2**40)
+    if num_threads is not None:
+        num_threads = _whole_number("num_threads", num_threads, 1, 1024)
+    if max_episode_steps is not None:
+        max_episode_steps = _whole_number("max_episode_steps", max_episode_steps, 1, UNLIMITED)
+    if not isinstance(copy, (bool, np.bool_)):
+        raise TypeError(f"copy must be a bool, not {copy!r}")
     return NativeVectorEnv(
-        definition,
+        environment,
         num_envs,
         num_threads=num_threads,
         autoreset_mode=_autoreset_mode(autoreset_mode),
         max_episode_steps=max_episode_steps,
         copy=bool(copy),
-        env_kwargs={
-            name: value.item() if isinstance(value, np.generic) else value for name, value in env_kwargs.items()
-        },
+        env_kwargs=env_kwargs,
     )
 
 

@@ -13,13 +13,16 @@ from gymnasium.vector.utils import batch_space
 
 from metafast import _core
 from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
-from metafast.envs._catalogue import EnvironmentDefinition
+from metafast.envs._environment import Environment
 
 __all__ = ["NativeVectorEnv"]
 
-Observations = npt.NDArray[np.float32]
+Observations = npt.NDArray[Any]
 Infos = dict[str, Any]
-StepOutcome = tuple[Observations, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_], Infos]
+StepOutcome = tuple[Observations, npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_], npt.NDArray[np.bool_], Infos]
+
+# Where neither the caller nor the environment limits an episode: as far as its steps can be counted.
+UNLIMITED = 2**31 - 2
 
 _CORE_MODES = {
     AutoresetMode.NEXT_STEP: "next_step",
@@ -57,15 +60,17 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
 
     def __init__(
         self,
-        definition: EnvironmentDefinition,
+        environment: Environment,
         num_envs: int,
         *,
         num_threads: int | None,
         autoreset_mode: AutoresetMode,
-        max_episode_steps: int,
+        max_episode_steps: int | None,
         copy: bool,
         env_kwargs: dict[str, Any],
     ) -> None:
+        if max_episode_steps is None:
+            max_episode_steps = UNLIMITED if environment.max_episode_steps is None else environment.max_episode_steps
         self.num_envs = num_envs
         self.num_threads = num_threads
         self.max_episode_steps = max_episode_steps
@@ -73,38 +78,37 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self.copy = copy
         self.metadata = {
             "render_modes": [],
-            "render_fps": definition.render_fps,
+            "render_fps": environment.render_fps,
             "autoreset_mode": autoreset_mode,
         }
         self.render_mode = None
-        self.single_observation_space = definition.observation_space()
-        self.single_action_space = definition.action_space()
+        self.single_observation_space = environment.single_observation_space
+        self.single_action_space = environment.single_action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.spec = copy_module.deepcopy(gymnasium.spec(f"metafast/{definition.env_id}"))
-        self.spec.max_episode_steps = max_episode_steps
-        self.spec.kwargs |= env_kwargs | {
-            "num_envs": num_envs,
-            "num_threads": num_threads,
-            "autoreset_mode": _CORE_MODES[autoreset_mode],
-            "copy": copy,
-            "vectorization_mode": "vector_entry_point",
-        }
-        self._num_actions = int(self.single_action_space.n)
-        self._core_arguments: dict[str, Any] = {
-            "kernels": definition.kernels,
-            "num_envs": num_envs,
-            "parameters": definition.parameters(**env_kwargs),
-            "num_actions": self._num_actions,
-            "autoreset_mode": _CORE_MODES[autoreset_mode],
-            "max_episode_steps": max_episode_steps,
-            "num_threads": num_threads or 0,
-            "copy": copy,
-        }
+        if environment.registered:
+            self.spec = copy_module.deepcopy(gymnasium.spec(f"metafast/{environment.env_id}"))
+            self.spec.max_episode_steps = None if max_episode_steps == UNLIMITED else max_episode_steps
+            self.spec.kwargs |= env_kwargs | {
+                "num_envs": num_envs,
+                "num_threads": num_threads,
+                "autoreset_mode": _CORE_MODES[autoreset_mode],
+                "copy": copy,
+                "vectorization_mode": "vector_entry_point",
+            }
+        self._environment = environment
+        self._actions = environment.actions
         self._start()
 
     def _start(self) -> None:
-        self._batch = _core.EnvBatch(**self._core_arguments)
+        self._batch = _core.EnvBatch(
+            num_envs=self.num_envs,
+            autoreset_mode=_CORE_MODES[self.autoreset_mode],
+            max_episode_steps=self.max_episode_steps,
+            num_threads=self.num_threads or 0,
+            copy=self.copy,
+            **self._environment.core_arguments(),
+        )
         # A bound method kept: at one environment the look-up would be a noticeable part of a step.
         self._step: Callable[[object], Any] = self._batch.step
 
@@ -142,13 +146,13 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         if first and mask is not None and not mask.all():
             raise ResetNeeded("reset every environment once before options['reset_mask'] leaves some out")
         if seed is None and not first:
-            return batch.reset(mask, None, None), {}
+            return self._settled(batch.reset(mask, None, None)), {}
         seeds, seeded = check_seeds(seed, self.num_envs)
         if first:
             unknown = ~seeded
             seeds[unknown] = np.random.SeedSequence().generate_state(int(unknown.sum()), np.uint64)
             seeded[:] = True
-        return batch.reset(mask, seeds, seeded), {}
+        return self._settled(batch.reset(mask, seeds, seeded)), {}
 
     def step(self, actions: Any) -> StepOutcome:
         """Take one step in every environment.
@@ -186,8 +190,17 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         if outcome is None:
             if not self._batch.was_reset:
                 raise ResetNeeded("call reset before step")
-            outcome = self._step(check_actions(actions, self.num_envs, self._num_actions))
-        return outcome  # type: ignore[no-any-return]
+            actions = check_actions(actions, self.num_envs, self._actions)
+            outcome = self._step(actions)
+        return outcome if type(outcome) is tuple else self._settled(outcome, actions)
+
+    def _settled(self, outcome: Any, actions: Any = None) -> Any:
+        """Return `outcome`, unless it is the number of an environment where the user's code raised."""
+        if not isinstance(outcome, int):
+            return outcome
+        explain_failure = self._environment.explain_failure
+        assert explain_failure is not None
+        explain_failure(self, outcome, None if actions is None else actions[outcome])
 
     @property
     def final_observations(self) -> Observations:
@@ -196,7 +209,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         Only the rows where ``terminated | truncated`` was True mean anything. In same_step mode this is one array that
         each step writes to: the dense form of ``infos["final_obs"]``, for trainers, at no cost.
         """
-        return self._batch.final_observations
+        return self._settled(self._batch.final_observations)  # type: ignore[no-any-return]
 
     @property
     def np_random_seed(self) -> Any:
@@ -209,7 +222,8 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         Returns
         -------
         dict
-            ``state`` float64 [N, state size], ``elapsed_steps`` int32 [N], ``ended`` bool [N] (the episode is over and
+            ``state`` float64 [N, state size] (in environments whose state has named fields a structured array [N]),
+            ``elapsed_steps`` int32 [N], ``ended`` bool [N] (the episode is over and
             the reset is still to come), ``seeds`` uint64 [N], ``episodes`` uint64 [N] (the number of the next one).
 
         Raises
@@ -219,7 +233,11 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         """
         if not self._batch.was_reset:
             raise ResetNeeded("call reset before get_state")
-        return self._batch.get_state()
+        state = self._batch.get_state()
+        layout = self._environment.state
+        # Vectors and records alike come as bytes.
+        state["state"] = state["state"].reshape(-1).view(layout.base).reshape(self.num_envs, *layout.shape)
+        return state
 
     def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
         """Continue from a state that `get_state` returned, here or in another environment of the same kind and size.
@@ -230,7 +248,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             If a key is missing or unknown, or an array has the wrong type, shape or range, or in same_step mode, where
             no reset is ever still to come, ``ended`` is set. The state is then unchanged.
         """
-        arrays = check_state(state, self.num_envs, self._batch.state_size, self.max_episode_steps)
+        arrays = check_state(state, self.num_envs, self._environment, self.max_episode_steps)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and arrays["ended"].any():
             raise ValueError("state['ended'] must be False everywhere in same_step mode, which resets at once")
         self._batch.set_state(**arrays)
@@ -241,7 +259,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         The environments' own are the keys of `get_state`, ``np_random_seed``, ``observation_space`` and
         ``action_space``; other names are looked up in the vector environment.
         """
-        if name in ("state", "elapsed_steps", "ended", "seeds", "episodes"):
+        if name in ("state", "elapsed_steps", "ended", "seeds", "episodes", "streams"):
             return tuple(self.get_state()[name])
         if name == "np_random_seed":
             return tuple(self.np_random_seed)
@@ -289,7 +307,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             return
         self._start()
         if pickled["state"] is not None:
-            limits = self.num_envs, self._batch.state_size, self.max_episode_steps
+            limits = self.num_envs, self._environment, self.max_episode_steps
             self._batch.set_state(**check_state(pickled["state"], *limits, finite=False))
         if pickled["final_observations"] is not None:
             self.final_observations[:] = pickled["final_observations"]
