@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from envs.pufferlib_cartpole import PufferLibCartPole
 
 import metafast
 
@@ -45,6 +46,10 @@ def envpool_sync(num_envs, num_threads):
     return envpool.make_gymnasium("CartPole-v1", num_envs=num_envs, num_threads=num_threads, seed=0)
 
 
+def pufferlib(num_envs, num_threads):
+    return PufferLibCartPole(num_envs)
+
+
 # Our modes with each number of threads; the peers with the number that each can use. EnvPool's best is in both.
 CONTENDERS = [
     *((maker, threads) for maker in (metafast_env, metafast_same_step) for threads in (1, 2)),
@@ -52,6 +57,7 @@ CONTENDERS = [
     (gymnasium_numpy, 1),
     (envpool_sync, 1),
     (envpool_sync, 2),
+    (pufferlib, 1),
 ]
 
 
