@@ -115,6 +115,8 @@ class PreparedAdditiveKeys:
     ) -> None: ...  # fmt: skip
     def attend(self, query: np.ndarray, return_weights: bool) -> tuple[np.ndarray, np.ndarray | None]: ...
 
+def ufunc_loop(function: np.ufunc, dtype: np.dtype[Any]) -> tuple[int, int]: ...
+
 class EnvBatch:
     def __init__(
         self,

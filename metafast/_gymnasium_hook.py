@@ -24,7 +24,13 @@ class Registered(NamedTuple):
     reward_threshold: float | None
 
 
-REGISTERED = {"CartPole-v1": Registered(500, 475.0)}
+REGISTERED = {
+    "Acrobot-v1": Registered(500, -100.0),
+    "CartPole-v1": Registered(500, 475.0),
+    "MountainCar-v0": Registered(200, -110.0),
+    "MountainCarContinuous-v0": Registered(999, 90.0),
+    "Pendulum-v1": Registered(200, None),
+}
 
 
 def register_envs() -> None:

@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   metafast::register_additive_gradients(module);
   metafast::register_dot_product_attention(module);
   metafast::register_envs(module);
+  metafast::register_ufunc_loop(module);
 }

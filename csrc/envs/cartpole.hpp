@@ -7,10 +7,10 @@
 #include <cstdint>
 
 #include "common/host_device.hpp"
-#include "common/vector_math.hpp"
 
 namespace metafast {
 
+template <class Math>
 struct CartPole {
   static constexpr int kStateSize = 4;  // cart position, cart velocity, pole angle, pole angular velocity
   static constexpr int kObservationSize = 4;
@@ -19,7 +19,7 @@ struct CartPole {
   using Action = std::int32_t;  // 0 pushes left, 1 pushes right
   static constexpr int kActionSize = 1;
 
-  struct Parameters {
+  struct Parameters : Math {
     // Sutton and Barto's book pays -1 at the fall and 0 before; gymnasium's default pays 1 for every step.
     double upright_reward;
     double fallen_reward;
@@ -51,7 +51,7 @@ struct CartPole {
 
     const double force = action[0] == 1 ? kForce : -kForce;
     double sine, cosine;
-    vector_sincos(angle, sine, cosine);
+    parameters.sincos(angle, sine, cosine);
     const double push = (force + kPoleMassLength * (angular_velocity * angular_velocity) * sine) / kTotalMass;
     const double angular_acceleration =
         (kGravity * sine - cosine * push) /

@@ -1,11 +1,9 @@
 // The kernel table of the environments, compiled once per instruction-set level.
 #include <cstdint>
-#include <cstring>
 
 #include "envs/batch.hpp"
-#include "envs/cartpole.hpp"
+#include "envs/classic_control.hpp"
 #include "envs/driver.hpp"
-#include "envs/native_phases.hpp"
 
 namespace metafast {
 namespace METAFAST_ISA_NAMESPACE {
@@ -87,17 +85,12 @@ std::int64_t find_ended(const std::uint8_t* ended, std::int64_t count) {
   return index;
 }
 
-Phases phases_named(const char* name) {
-  if (std::strcmp(name, "cartpole") == 0) return NativePhases<CartPole>::phases();
-  return {nullptr, nullptr, nullptr};
-}
-
 }  // namespace
 
 const EnvsKernels envs_kernels = {&step_range,
                                   &reset_range,
                                   &observe_range,
-                                  &phases_named,
+                                  &classic_control_named,
                                   &take_integers<std::int32_t>,
                                   &take_integers<std::int64_t>,
                                   &take_floats<float>,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
+
+from metafast.envs._exact import ufunc_loops
 
 __all__ = ["ActionLayout", "Environment"]
 
@@ -57,7 +59,7 @@ class Environment:
     phases : str or tuple of int
         The name of the native kernels, or the addresses of a user's three compiled functions (csrc/envs/batch.hpp).
     parameters : bytes
-        The kernels' own ``Parameters``.
+        The kernels' own ``Parameters``, without what NumPy gives to those that are exact.
     state : numpy.dtype
         Of one environment: a vector ``(numpy.float64, (K,))``, or packed named fields.
     streams : bool
@@ -98,12 +100,16 @@ class Environment:
             return [self.state.base.itemsize] * int(np.prod(self.state.shape))
         return [self.state[name].itemsize for name in self.state.names]
 
+    def exactly(self) -> Environment:
+        """The same environment of gymnasium's, bit for bit."""
+        return replace(self, phases=f"exact_{self.phases}", reward_dtype=np.float64, streams=True)
+
     def core_arguments(self) -> dict[str, Any]:
         """The arguments of ``_core.EnvBatch`` that the kind of environment settles."""
         space, actions = self.single_observation_space, self.actions
         return {
             "phases": self.phases,
-            "parameters": self.parameters,
+            "parameters": (ufunc_loops() if self.streams else b"") + self.parameters,
             "field_bytes": self.field_bytes,
             "observation_dtype": np.dtype(space.dtype),
             "observation_shape": list(space.shape or ()),

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from metafast import _core
 from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
 from metafast.envs._environment import Environment
+from metafast.envs._exact import numpy_streams
 
 __all__ = ["NativeVectorEnv"]
 
@@ -152,22 +153,27 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             unknown = ~seeded
             seeds[unknown] = np.random.SeedSequence().generate_state(int(unknown.sum()), np.uint64)
             seeded[:] = True
-        return self._settled(batch.reset(mask, seeds, seeded)), {}
+        streams = None
+        if self._environment.streams:
+            streams = numpy_streams(seeds, seeded if mask is None else seeded & mask)
+        return self._settled(batch.reset(mask, seeds, seeded, streams)), {}
 
     def step(self, actions: Any) -> StepOutcome:
         """Take one step in every environment.
 
         Parameters
         ----------
-        actions : numpy.ndarray, torch.Tensor or sequence of int
-            [N], any integer type; a contiguous int64 or int32 array is read as it is.
+        actions : numpy.ndarray, torch.Tensor or sequence
+            [N] of any integer type where the action space is Discrete; a contiguous int64 or int32 array is read as it
+            is. Where it is a Box of floats, [N, ...]: a contiguous array of the space's type is read as it is, others
+            are converted to it. Floats must be finite; what lies beyond the bounds, classic control clips.
 
         Returns
         -------
         observations : numpy.ndarray
             float32 [N, observation size].
         rewards : numpy.ndarray
-            float32 [N].
+            float32 [N], float64 with ``exact=True``.
         terminated, truncated : numpy.ndarray
             bool [N].
         infos : dict
@@ -223,8 +229,9 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         -------
         dict
             ``state`` float64 [N, state size] (in environments whose state has named fields a structured array [N]),
-            ``elapsed_steps`` int32 [N], ``ended`` bool [N] (the episode is over and
-            the reset is still to come), ``seeds`` uint64 [N], ``episodes`` uint64 [N] (the number of the next one).
+            ``elapsed_steps`` int32 [N], ``ended`` bool [N] (the episode is over and the reset is still to come),
+            ``seeds`` uint64 [N], ``episodes`` uint64 [N] (the number of the next one), and with ``exact=True``
+            ``streams`` uint64 [N, 4] (the state and the increment of NumPy's PCG64, each its high and low word).
 
         Raises
         ------

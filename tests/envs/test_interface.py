@@ -102,7 +102,6 @@ BAD_ARGUMENTS = {
         r"max_episode_steps.*2147483648",
     ),
     "steps of another type": (("CartPole-v1", 1), {"max_episode_steps": "9"}, TypeError, r"max_episode_steps.*'9'"),
-    "exact": (("CartPole-v1", 1), {"exact": True}, ValueError, r"exact=True is not available"),
     "exact of another type": (("CartPole-v1", 1), {"exact": 1}, TypeError, r"exact.*1"),
     "copy of another type": (("CartPole-v1", 1), {"copy": None}, TypeError, r"copy.*None"),
     "rendering": (("CartPole-v1", 1), {"render_mode": "human"}, ValueError, r"render_mode must be None"),
