@@ -8,7 +8,8 @@ from metafast._gymnasium_hook import register_envs
 from metafast.envs._make import make_vec
 from metafast.envs._transitions import Transitions, transitions
 from metafast.envs._vector_env import NativeVectorEnv
+from metafast.envs.compiled import CompiledEnv, compile_env
 
-__all__ = ["NativeVectorEnv", "Transitions", "make_vec", "register_envs", "transitions"]
+__all__ = ["CompiledEnv", "NativeVectorEnv", "Transitions", "compile_env", "make_vec", "register_envs", "transitions"]
 
 register_envs()

@@ -146,8 +146,8 @@ def check_state(
 def check_attribute(name: str, values: object, current: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return `values` as an array that may be assigned to `current`: one for each environment, or one for all."""
     given = np.asarray(values)
-    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[current.dtype.kind]
-    if given.dtype.kind not in kinds:
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "V": "V"}[current.dtype.kind]
+    if given.dtype.kind not in kinds or (kinds == "V" and given.dtype != current.dtype):
         raise TypeError(f"values for {name!r} must be of a type like {current.dtype}, not {values!r}")
     if given.shape not in (current.shape, current.shape[1:]):
         raise ValueError(

@@ -69,8 +69,8 @@ class Environment:
     check_state : callable, optional
         Raises ValueError for a state array that the kernels must not be given.
     explain_failure : callable, optional
-        Called with the vector environment, the number of an environment and its action (None in a reset) after user
-        code raised there: raises the error.
+        Called after user code raised, with the vector environment, the number of the environment, its action (None in a
+        reset) and its new seed (None where it has none): raises the error.
     """
 
     env_id: str
@@ -87,7 +87,7 @@ class Environment:
     undoable: bool = False
     registered: bool = True
     check_state: Callable[[npt.NDArray[Any]], None] | None = None
-    explain_failure: Callable[[Any, int, Any], NoReturn] | None = None
+    explain_failure: Callable[[Any, int, Any, Any], NoReturn] | None = None
 
     @property
     def actions(self) -> ActionLayout:

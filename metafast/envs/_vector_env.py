@@ -156,7 +156,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         streams = None
         if self._environment.streams:
             streams = numpy_streams(seeds, seeded if mask is None else seeded & mask)
-        return self._settled(batch.reset(mask, seeds, seeded, streams)), {}
+        return self._settled(batch.reset(mask, seeds, seeded, streams), seeds=seeds, seeded=seeded), {}
 
     def step(self, actions: Any) -> StepOutcome:
         """Take one step in every environment.
@@ -200,13 +200,15 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             outcome = self._step(actions)
         return outcome if type(outcome) is tuple else self._settled(outcome, actions)
 
-    def _settled(self, outcome: Any, actions: Any = None) -> Any:
+    def _settled(self, outcome: Any, actions: Any = None, seeds: Any = None, seeded: Any = None) -> Any:
         """Return `outcome`, unless it is the number of an environment where the user's code raised."""
         if not isinstance(outcome, int):
             return outcome
         explain_failure = self._environment.explain_failure
         assert explain_failure is not None
-        explain_failure(self, outcome, None if actions is None else actions[outcome])
+        action = None if actions is None else actions[outcome]
+        seed = int(seeds[outcome]) if seeded is not None and seeded[outcome] else None
+        explain_failure(self, outcome, action, seed)
 
     @property
     def final_observations(self) -> Observations:
@@ -263,26 +265,32 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of each environment: one that all share N times, else one entry of an array [N, ...].
 
-        The environments' own are the keys of `get_state`, ``np_random_seed``, ``observation_space`` and
+        The environments' own are the keys of `get_state`, the named fields of ``state``, ``np_random_seed``,
+        ``observation_space`` and
         ``action_space``; other names are looked up in the vector environment.
         """
         if name in ("state", "elapsed_steps", "ended", "seeds", "episodes", "streams"):
             return tuple(self.get_state()[name])
+        if name in (self._environment.state.names or ()):
+            return tuple(self.get_state()["state"][name])
         if name == "np_random_seed":
             return tuple(self.np_random_seed)
         shared = getattr(self, f"single_{name}" if name in ("observation_space", "action_space") else name)
         return (shared,) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an entry of the state of each environment: `name` is one of `get_state`'s keys.
+        """Set an entry of the state of each environment: `name` is one of `get_state`'s keys or a field of ``state``.
 
         `values` holds one for each environment, or one for all. A name that is not in the state raises AttributeError:
         the native dynamics have no other attribute to change.
         """
         state = self.get_state()
-        if name not in state:
-            raise AttributeError(f"the environments have no attribute {name!r} to set; there are: {', '.join(state)}")
-        state[name][:] = check_attribute(name, values, state[name])
+        fields = self._environment.state.names or ()
+        if name not in state and name not in fields:
+            known = ", ".join([*state, *fields])
+            raise AttributeError(f"the environments have no attribute {name!r} to set; there are: {known}")
+        current = state[name] if name in state else state["state"][name]
+        current[...] = check_attribute(name, values, current)
         self.set_state(state)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -1,0 +1,276 @@
+"""A user's three functions, compiled by Numba, and the loops over a tile around them: one object file.
+
+The loops are written as LLVM instructions. They call the user's functions, which are inlined; where LLVM proves that a
+function cannot raise, nothing is left of the test for it, and the loop is vectorised.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import compiler, errors, types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.extending import overload
+from numba.core.registry import cpu_target
+
+from metafast.envs.compiled._fields import Layout
+from metafast.envs.compiled._generator_type import COMPILE_OPTIONS, generator_type, make_generator
+from metafast.envs.compiled._spaces import Element
+from metafast.envs.compiled._state_type import StateType, array_type, row_view
+
+__all__ = ["Compiled", "compile_functions"]
+
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTES = _I8.as_pointer()
+# An instruction that compiles to nothing and that LLVM keeps where it can be reached.
+_FAILURE_MARK = "~{dirflag},~{fpsr},~{flags}"
+
+
+class Compiled(NamedTuple):
+    """The object file, and what its user must know."""
+
+    machine_code: bytes
+    can_raise: bool
+    externals: tuple[str, ...]  # the functions that it calls
+    llvm: str  # the instructions, to look at
+
+
+class _Argument(NamedTuple):
+    type: ir.Type
+    name: str
+
+
+_PHASES = {
+    "advance": [
+        _Argument(_BYTES, "parameters"),
+        _Argument(_BYTES, "state"),
+        _Argument(_I64, "count"),
+        _Argument(_BYTES, "actions"),
+        _Argument(_I64.as_pointer(), "seeds"),
+        _Argument(_I64.as_pointer(), "episodes"),
+        _Argument(_I32.as_pointer(), "elapsed_steps"),
+        _Argument(_BYTES, "rewards"),
+        _Argument(_BYTES, "terminated"),
+    ],
+    "begin": [
+        _Argument(_BYTES, "parameters"),
+        _Argument(_BYTES, "state"),
+        _Argument(_I32.as_pointer(), "indices"),
+        _Argument(_I64, "num_indices"),
+        _Argument(_I64.as_pointer(), "seeds"),
+        _Argument(_I64.as_pointer(), "episodes"),
+        _Argument(_BYTES, "streams"),
+    ],
+    "observe": [
+        _Argument(_BYTES, "parameters"),
+        _Argument(_BYTES, "state"),
+        _Argument(_I64, "count"),
+        _Argument(_I32.as_pointer(), "indices"),
+        _Argument(_I64, "num_indices"),
+        _Argument(_BYTES, "observations"),
+    ],
+}
+
+
+class _Builder:
+    """Compiles the functions into one library and writes the loops beside them."""
+
+    def __init__(self, name: str, layout: Layout, action: Element, observation: Element) -> None:
+        self.typing_context = cpu_target.typing_context
+        self.context = cpu_target.target_context
+        self.typing_context.refresh()
+        self.context.refresh()
+        self.library = self.context.codegen().create_library(name)
+        self.library.enable_object_caching()
+        self.module = self.library.create_ir_module(name)
+        self.name = name
+        self.state_type = StateType(layout)
+        self.action = action
+        self.observation = observation
+        self.inner: list[str] = []
+
+    def compile(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Type and lower one of the user's functions into the library."""
+        flags = compiler.Flags()
+        flags.no_cpython_wrapper = True
+        flags.no_cfunc_wrapper = True
+        flags.no_compile = True
+        flags.nrt = True
+        flags.error_model = "numpy"
+        flags.boundscheck = True
+        flags.forceinline = True
+        result = compiler.compile_extra(
+            self.typing_context, self.context, function, arguments, None, flags, {}, library=self.library
+        )
+        self.inner.append(result.fndesc.llvm_func_name)
+        return result
+
+    def begin_phase(self, phase: str) -> tuple[ir.IRBuilder, dict[str, Any]]:
+        """Start the C function of a phase."""
+        arguments = _PHASES[phase]
+        function_type = ir.FunctionType(_I64, [argument.type for argument in arguments])
+        function = ir.Function(self.module, function_type, name=f"{self.name}_{phase}")
+        for value, argument in zip(function.args, arguments, strict=True):
+            value.name = argument.name
+            if isinstance(argument.type, ir.PointerType):
+                value.add_attribute("noalias")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        return builder, {argument.name: value for argument, value in zip(arguments, function.args, strict=True)}
+
+    def call(self, builder: ir.IRBuilder, compiled: Any, values: list[Any], index: Any) -> Any:
+        """Call a user's function; where it raises, the phase returns `index`."""
+        status, result = self.context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
+        with builder.if_then(status.is_error, likely=False):
+            mark = ir.FunctionType(ir.VoidType(), [])
+            builder.asm(mark, "", _FAILURE_MARK, [], True)
+            builder.ret(index)
+        return result
+
+    def state(self, builder: ir.IRBuilder, tile: Any, index: Any) -> Any:
+        """The value of `state`."""
+        value = ir.Constant(self.context.get_value_type(self.state_type), ir.Undefined)
+        return builder.insert_value(builder.insert_value(value, tile, 0), index, 1)
+
+    def generator(self, builder: ir.IRBuilder, values: dict[str, Any], index: Any, step: Any, draws: Any) -> Any:
+        """The value of `rng`: the current episode's number is one less than the next one's."""
+        seed = builder.load(builder.gep(values["seeds"], [index]))
+        following = builder.load(builder.gep(values["episodes"], [index]))
+        return make_generator(self.context, builder, seed, builder.sub(following, ir.Constant(_I64, 1)), step, draws)
+
+    def row(self, builder: ir.IRBuilder, rows: Any, index: Any, element: Element, readonly: bool = False) -> Any:
+        """One environment's action or observation as an array."""
+        offset = builder.mul(index, ir.Constant(_I64, element.nbytes), flags=["nsw"])
+        address = builder.gep(rows, [offset], inbounds=True)
+        kind = array_type(element.dtype, element.shape, readonly)
+        return row_view(self.context, builder, kind, element.shape, address)
+
+
+class _Loop:
+    """``for i in range(count)`` around the instructions of a with block."""
+
+    def __init__(self, builder: ir.IRBuilder, count: Any) -> None:
+        self.builder, self.count = builder, count
+
+    def __enter__(self) -> Any:
+        builder = self.builder
+        before = builder.block
+        self.body = builder.append_basic_block("body")
+        self.after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", ir.Constant(_I64, 0), self.count), self.body, self.after)
+        builder.position_at_end(self.body)
+        self.index = builder.phi(_I64, "i")
+        self.index.add_incoming(ir.Constant(_I64, 0), before)
+        return self.index
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            return
+        builder = self.builder
+        following = builder.add(self.index, ir.Constant(_I64, 1), flags=["nsw", "nuw"])
+        self.index.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, self.count), self.body, self.after)
+        builder.position_at_end(self.after)
+
+
+def _emit_advance(make: _Builder, step: Callable[..., Any]) -> None:
+    action = make.action
+    action_type = types.int64 if action.scalar else array_type(action.dtype, action.shape, readonly=True)
+    compiled = make.compile(step, (make.state_type, action_type, generator_type))
+    returned = compiled.signature.return_type
+    if not isinstance(returned, types.BaseTuple) or len(returned) != 2:
+        raise errors.TypingError(f"step must return (reward, terminated), not {returned}")
+    for name, kind in zip(("reward", "terminated"), returned, strict=True):
+        if not isinstance(kind, (types.Integer, types.Float, types.Boolean)):
+            raise errors.TypingError(f"step must return numbers for (reward, terminated), but its {name} is {kind}")
+
+    builder, values = make.begin_phase("advance")
+    draws = builder.alloca(_I32)
+    with _Loop(builder, values["count"]) as index:
+        if action.scalar:
+            actions = builder.bitcast(values["actions"], _I64.as_pointer())
+            taken = builder.load(builder.gep(actions, [index]))
+        else:
+            taken = make.row(builder, values["actions"], index, action, readonly=True)
+        elapsed = builder.load(builder.gep(values["elapsed_steps"], [index]))
+        step_number = builder.add(elapsed, ir.Constant(_I32, 1))
+        rng = make.generator(builder, values, index, step_number, draws)
+        state = make.state(builder, values["state"], index)
+        result = make.call(builder, compiled, [state, taken, rng], index)
+        reward = make.context.cast(builder, builder.extract_value(result, 0), returned[0], types.float32)
+        over = make.context.cast(builder, builder.extract_value(result, 1), returned[1], types.boolean)
+        rewards = builder.bitcast(values["rewards"], ir.FloatType().as_pointer())
+        builder.store(reward, builder.gep(rewards, [index]))
+        builder.store(builder.zext(over, _I8), builder.gep(values["terminated"], [index]))
+    builder.ret(ir.Constant(_I64, -1))
+
+
+def _emit_begin(make: _Builder, reset: Callable[..., Any]) -> None:
+    compiled = make.compile(reset, (make.state_type, generator_type))
+    builder, values = make.begin_phase("begin")
+    draws = builder.alloca(_I32)
+    with _Loop(builder, values["num_indices"]) as position:
+        index = builder.sext(builder.load(builder.gep(values["indices"], [position])), _I64)
+        rng = make.generator(builder, values, index, ir.Constant(_I32, 0), draws)
+        make.call(builder, compiled, [make.state(builder, values["state"], index), rng], index)
+    builder.ret(ir.Constant(_I64, -1))
+
+
+def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
+    element = make.observation
+    compiled = make.compile(observe, (make.state_type, array_type(element.dtype, element.shape)))
+    builder, values = make.begin_phase("observe")
+
+    def observe_one(index: Any) -> None:
+        state = make.state(builder, values["state"], index)
+        make.call(builder, compiled, [state, make.row(builder, values["observations"], index, element)], index)
+
+    listed = builder.icmp_signed(">=", values["num_indices"], ir.Constant(_I64, 0))
+    with builder.if_then(listed):
+        with _Loop(builder, values["num_indices"]) as position:
+            observe_one(builder.sext(builder.load(builder.gep(values["indices"], [position])), _I64))
+        builder.ret(ir.Constant(_I64, -1))
+    with _Loop(builder, values["count"]) as index:
+        observe_one(index)
+    builder.ret(ir.Constant(_I64, -1))
+
+
+@global_compiler_lock
+def compile_functions(
+    name: str,
+    functions: dict[str, Callable[..., Any]],
+    helpers: list[Callable[..., Any]],
+    layout: Layout,
+    action: Element,
+    observation: Element,
+) -> Compiled:
+    """Compile ``reset``, ``step`` and ``observe`` to the C functions `name`_begin, _advance and _observe.
+
+    `helpers` are the plain functions that they call. Raises numba's errors.
+    """
+    for helper in helpers:
+        overload(helper, jit_options=COMPILE_OPTIONS, strict=False)(lambda *_, _helper=helper: _helper)
+    make = _Builder(name, layout, action, observation)
+    for phase, emit, function in (
+        ("step", _emit_advance, functions["step"]),
+        ("reset", _emit_begin, functions["reset"]),
+        ("observe", _emit_observe, functions["observe"]),
+    ):
+        try:
+            with make.context.push_code_library(make.library):
+                emit(make, function)
+        except errors.NumbaError as error:
+            error.user_function = phase
+            raise
+    library = make.library
+    library.add_ir_module(make.module)
+    # Inlined everywhere; as internal functions no copies of them remain.
+    for inner in make.inner:
+        library._final_module.get_function(inner).linkage = "internal"
+    library.finalize()
+    text = library.get_llvm_str()
+    externals = sorted(
+        function.name
+        for function in library._final_module.functions
+        if function.is_declaration and not function.name.startswith("llvm.")
+    )
+    return Compiled(library._get_compiled_object(), _FAILURE_MARK in text, tuple(externals), text)
