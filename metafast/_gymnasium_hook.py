@@ -53,6 +53,7 @@ def register_envs() -> None:
         if f"metafast/{env_id}" not in gymnasium.registry:
             gymnasium.register(
                 f"metafast/{env_id}",
+                entry_point="metafast.envs._single_env:make_without_limit",
                 vector_entry_point="metafast.envs:make_vec",
                 max_episode_steps=max_episode_steps,
                 reward_threshold=reward_threshold,

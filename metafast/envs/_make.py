@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 from metafast.envs import _classic_control
 from metafast.envs._catalogue import CATALOGUE
 from metafast.envs._environment import Environment
+from metafast.envs._render import check_render_mode
 from metafast.envs._vector_env import UNLIMITED, NativeVectorEnv
 
 __all__ = ["make_from", "make_vec"]
@@ -29,6 +30,7 @@ def make_vec(
     max_episode_steps: int | None = None,
     exact: bool = False,
     copy: bool = True,
+    render_mode: str | None = None,
     **env_kwargs: Any,
 ) -> NativeVectorEnv:
     """Make a vector environment whose environments are stepped natively, all in one call.
@@ -57,10 +59,12 @@ def make_vec(
     copy : bool
         If False, `reset` and `step` return the same arrays every time, rewritten in place, which saves their
         allocation: copy what must outlive the next call.
+    render_mode : {"rgb_array"}, optional
+        With it, `NativeVectorEnv.render` draws gymnasium's environments with gymnasium's own renderers (and pygame).
     **env_kwargs
         As gymnasium's. CartPole-v1: ``sutton_barto_reward`` (-1 for the step that ends in a fall and 0 for others,
         instead of 1 for all). Pendulum-v1: ``g`` (gravity, 10). MountainCar-v0 and MountainCarContinuous-v0:
-        ``goal_velocity`` (the least at which the goal counts, 0). All: ``render_mode``, which can only be None.
+        ``goal_velocity`` (the least at which the goal counts, 0).
 
     Returns
     -------
@@ -102,10 +106,7 @@ def make_vec(
         raise TypeError(f"exact must be a bool, not {exact!r}")
     if exact and env_id not in _classic_control.BUILDERS:
         raise ValueError(f"exact must be False: {env_id} is metafast's own, and gymnasium has none to be exact to")
-    if env_kwargs.pop("render_mode", None) is not None:
-        raise ValueError(
-            f"render_mode must be None: metafast's {env_id} draws nothing; render with gymnasium.make({env_id!r})"
-        )
+    check_render_mode(env_id, render_mode)
     known = list(inspect.signature(builder).parameters)
     for name in env_kwargs:
         if name not in known:
@@ -120,6 +121,7 @@ def make_vec(
         max_episode_steps=max_episode_steps,
         copy=copy,
         env_kwargs=env_kwargs | ({"exact": True} if exact else {}),
+        render_mode=render_mode,
     )
 
 
@@ -132,6 +134,7 @@ def make_from(
     max_episode_steps: int | None = None,
     copy: bool = True,
     env_kwargs: dict[str, Any],
+    render_mode: str | None = None,
 ) -> NativeVectorEnv:
     """Make a vector environment of a kind that is settled; the other arguments are `make_vec`'s."""
     num_envs = _whole_number("num_envs", num_envs, 1, 2**40)
@@ -149,6 +152,7 @@ def make_from(
         max_episode_steps=max_episode_steps,
         copy=bool(copy),
         env_kwargs=env_kwargs,
+        render_mode=render_mode,
     )
 
 

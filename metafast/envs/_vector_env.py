@@ -15,6 +15,7 @@ from metafast import _core
 from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
 from metafast.envs._environment import Environment
 from metafast.envs._exact import numpy_streams
+from metafast.envs._render import Renderer, render_modes
 
 __all__ = ["NativeVectorEnv"]
 
@@ -69,6 +70,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         max_episode_steps: int | None,
         copy: bool,
         env_kwargs: dict[str, Any],
+        render_mode: str | None = None,
     ) -> None:
         if max_episode_steps is None:
             max_episode_steps = UNLIMITED if environment.max_episode_steps is None else environment.max_episode_steps
@@ -78,11 +80,11 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self.autoreset_mode = autoreset_mode
         self.copy = copy
         self.metadata = {
-            "render_modes": [],
+            "render_modes": render_modes(environment.env_id),
             "render_fps": environment.render_fps,
             "autoreset_mode": autoreset_mode,
         }
-        self.render_mode = None
+        self.render_mode = render_mode
         self.single_observation_space = environment.single_observation_space
         self.single_action_space = environment.single_action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -97,6 +99,8 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
                 "copy": copy,
                 "vectorization_mode": "vector_entry_point",
             }
+            if render_mode is not None:
+                self.spec.kwargs["render_mode"] = render_mode
         self._environment = environment
         self._actions = environment.actions
         self._start()
@@ -112,6 +116,10 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         )
         # A bound method kept: at one environment the look-up would be a noticeable part of a step.
         self._step: Callable[[object], Any] = self._batch.step
+        self._renderer: Renderer | None = None
+        self._last_actions: Any = None
+        if self.render_mode is not None:
+            self._step = self._step_and_keep_actions
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observations, Infos]:
         """Begin a new episode in every environment, or in those of a mask.
@@ -210,6 +218,36 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         seed = int(seeds[outcome]) if seeded is not None and seeded[outcome] else None
         explain_failure(self, outcome, action, seed)
 
+    def _step_and_keep_actions(self, actions: Any) -> Any:
+        outcome = self._batch.step(actions)
+        if type(outcome) is tuple:
+            self._last_actions = np.array(actions)
+        return outcome
+
+    def render(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """Draw every environment's present state with gymnasium's own renderer.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            N frames, uint8 [height, width, 3].
+
+        Raises
+        ------
+        ValueError
+            If the environment was made without ``render_mode="rgb_array"``.
+        gymnasium.error.ResetNeeded
+            If `reset` was never called.
+        """
+        if self.render_mode is None:
+            raise ValueError("render_mode is None: make the environment with render_mode='rgb_array' to draw it")
+        state = self.get_state()
+        if self._renderer is None:
+            self._renderer = Renderer(self._environment.env_id)
+        moved = (state["elapsed_steps"] > 0) & (self._last_actions is not None)
+        actions = [self._last_actions[index] if moved[index] else None for index in range(self.num_envs)]
+        return self._renderer.draw(state["state"], actions)
+
     @property
     def final_observations(self) -> Observations:
         """Last observations of the episodes that the last step ended, float32 [N, observation size].
@@ -305,22 +343,27 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
+        if self._renderer is not None:
+            self._renderer.close()
         self._batch = _ClosedBatch()  # type: ignore[assignment]
         self._step = _refuse
 
     def __getstate__(self) -> dict[str, Any]:
-        attributes = {name: value for name, value in self.__dict__.items() if name not in ("_batch", "_step")}
+        own = ("_batch", "_step", "_renderer")
+        attributes = {name: value for name, value in self.__dict__.items() if name not in own}
         started = not self.closed and self._batch.was_reset
         # In same_step mode the last observations of ended episodes are in no state.
         final = self.final_observations.copy() if started and self.autoreset_mode is AutoresetMode.SAME_STEP else None
         return {"attributes": attributes, "state": self.get_state() if started else None, "final_observations": final}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__dict__.update(pickled["attributes"])
+        self.__dict__.update(pickled["attributes"], _renderer=None)
         if self.closed:
             self.close_extras()
             return
+        last_actions = self._last_actions
         self._start()
+        self._last_actions = last_actions
         if pickled["state"] is not None:
             limits = self.num_envs, self._environment, self.max_episode_steps
             self._batch.set_state(**check_state(pickled["state"], *limits, finite=False))
