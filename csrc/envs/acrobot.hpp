@@ -1,7 +1,8 @@
 // Acrobot-v1: a two-link pendulum, driven at its middle joint only, is swung up until its tip reaches a height.
 //
 // Sutton (1996), with the book's equations and the constants, operation order and fourth-order Runge-Kutta step of
-// gymnasium's AcrobotEnv, whose state is float32 after a reset and float64 after a step.
+// gymnasium's AcrobotEnv, whose state is float32 after a reset and float64 after a step. With polynomials the step is
+// bound by arithmetic, and half of its sines and divisions are saved by identities that cost a rounding or two.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +61,7 @@ struct Acrobot {
     state[1] = parameters.wrap(state[1]);
     state[2] = limited(state[2], kSpeedLimit1);
     state[3] = limited(state[3], kSpeedLimit2);
-    terminated = -parameters.cos(state[0]) - parameters.cos(state[1] + state[0]) > kHeight;
+    terminated = tip_height(parameters, state) > kHeight;
     reward = terminated ? 0.0 : -1.0;
   }
 
@@ -81,28 +82,49 @@ struct Acrobot {
     return speed > limit ? limit : speed;
   }
 
+  METAFAST_FORMULA double tip_height(const Parameters& parameters, const double (&state)[kStateSize]) {
+    if constexpr (Math::kIdentities) {
+      double sine1, cosine1, sine2, cosine2;
+      parameters.sincos(state[0], sine1, cosine1);
+      parameters.sincos(state[1], sine2, cosine2);
+      return -cosine1 - (cosine1 * cosine2 - sine1 * sine2);
+    } else {
+      return -parameters.cos(state[0]) - parameters.cos(state[1] + state[0]);
+    }
+  }
+
   METAFAST_FORMULA void derivatives(const Parameters& parameters, const double (&state)[kStateSize], double torque,
                                     double (&rates)[kStateSize]) {
     constexpr double kProduct2 = kMass2 * kLength1 * kCenter2;
     const double speed1 = state[2];
     const double speed2 = state[3];
-    double sine2, cosine2;
-    parameters.sincos(state[1], sine2, cosine2);
+    // The cosines, from the horizontal, of the first link and of the second.
+    double sine2, cosine2, lean1, lean2;
+    if constexpr (Math::kIdentities) {
+      double cosine1;
+      parameters.sincos(state[0], lean1, cosine1);
+      parameters.sincos(state[1], sine2, cosine2);
+      lean2 = lean1 * cosine2 + cosine1 * sine2;
+    } else {
+      parameters.sincos(state[1], sine2, cosine2);
+      lean1 = parameters.cos(state[0] - kPi / 2);
+      lean2 = parameters.cos(state[0] + state[1] - kPi / 2.0);
+    }
     const double d1 = kMass1 * (kCenter1 * kCenter1) +
                       kMass2 * (kLength1 * kLength1 + kCenter2 * kCenter2 + 2 * kLength1 * kCenter2 * cosine2) +
                       kInertia1 + kInertia2;
     const double d2 = kMass2 * (kCenter2 * kCenter2 + kLength1 * kCenter2 * cosine2) + kInertia2;
-    const double phi2 = kMass2 * kCenter2 * kGravity * parameters.cos(state[0] + state[1] - kPi / 2.0);
+    const double phi2 = kMass2 * kCenter2 * kGravity * lean2;
     const double phi1 = -kProduct2 * parameters.square(speed2) * sine2 -
                         2 * kProduct2 * speed2 * speed1 * sine2 +
-                        (kMass1 * kCenter1 + kMass2 * kLength1) * kGravity * parameters.cos(state[0] - kPi / 2) +
-                        phi2;
+                        (kMass1 * kCenter1 + kMass2 * kLength1) * kGravity * lean1 + phi2;
+    const auto over_d1 = parameters.divider(d1);
     const double acceleration2 =
-        (torque + d2 / d1 * phi1 - kProduct2 * parameters.square(speed1) * sine2 - phi2) /
-        (kMass2 * (kCenter2 * kCenter2) + kInertia2 - parameters.square(d2) / d1);
+        (torque + over_d1(d2) * phi1 - kProduct2 * parameters.square(speed1) * sine2 - phi2) /
+        (kMass2 * (kCenter2 * kCenter2) + kInertia2 - over_d1(parameters.square(d2)));
     rates[0] = speed1;
     rates[1] = speed2;
-    rates[2] = -(d2 * acceleration2 + phi1) / d1;
+    rates[2] = over_d1(-(d2 * acceleration2 + phi1));
     rates[3] = acceleration2;
   }
 };

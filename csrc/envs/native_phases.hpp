@@ -117,7 +117,19 @@ class NativePhases {
       Dynamics::observe(parameters, local, observation);
       for (int k = 0; k < kObservationSize; ++k) observations[i * kObservationSize + k] = observation[k];
     };
-    if (num_indices < 0) {
+    if (num_indices < 0 && kObservationSize > 4) {
+      // The compiler does not vectorise stores to rows this long: columns first, and then only copies.
+      float columns[kObservationSize][kTile];
+      for (std::int64_t i = 0; i < count; ++i) {
+        double local[kStateSize];
+        float observation[kObservationSize];
+        for (int k = 0; k < kStateSize; ++k) local[k] = state[k][i];
+        Dynamics::observe(parameters, local, observation);
+        for (int k = 0; k < kObservationSize; ++k) columns[k][i] = observation[k];
+      }
+      for (std::int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < kObservationSize; ++k) observations[i * kObservationSize + k] = columns[k][i];
+    } else if (num_indices < 0) {
       for (std::int64_t i = 0; i < count; ++i) observe_one(i);
     } else {
       for (std::int64_t i = 0; i < num_indices; ++i) observe_one(indices[i]);

@@ -32,6 +32,8 @@ struct NumpyMath {
 
   static constexpr double kLargestAngle = std::numeric_limits<double>::infinity();
 
+  static constexpr bool kIdentities = false;
+
   UfuncLoop sin_double, cos_double, sin_float, cos_float;
 
   [[gnu::always_inline]] inline void sincos(double angle, double& sine, double& cosine) const {
@@ -50,6 +52,10 @@ struct NumpyMath {
       sine = static_cast<float>(sin_double(angle));
       cosine = static_cast<float>(cos_double(angle));
     }
+  }
+
+  METAFAST_FORMULA auto divider(double divisor) {
+    return [divisor](double x) { return x / divisor; };
   }
 
   // The exponent is volatile, because the compiler would turn the call into a multiplication.

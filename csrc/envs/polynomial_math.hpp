@@ -16,6 +16,9 @@ struct PolynomialMath {
   // Angles beyond this are brought back by whole turns before their sine is taken: vector_sincos ends at 2^20.
   static constexpr double kLargestAngle = 0x1p19;
 
+  // A formula may replace a sine by others that it has, cos(a + b) by cos(a) cos(b) - sin(a) sin(b).
+  static constexpr bool kIdentities = true;
+
   METAFAST_FORMULA void sincos(double angle, double& sine, double& cosine) { vector_sincos(angle, sine, cosine); }
   METAFAST_FORMULA double sin(double angle) { return vector_sin(angle); }
   METAFAST_FORMULA double cos(double angle) { return vector_cos(angle); }
@@ -27,6 +30,12 @@ struct PolynomialMath {
     vector_sincos(angle, s, c);
     sine = static_cast<float>(s);
     cosine = static_cast<float>(c);
+  }
+
+  // Divides by one number several times.
+  METAFAST_FORMULA auto divider(double divisor) {
+    const double inverse = 1 / divisor;
+    return [inverse](double x) { return x * inverse; };
   }
 
   METAFAST_FORMULA double square(double x) { return x * x; }

@@ -187,13 +187,12 @@ def test_replayed_experience_gives_the_gradient_of_the_policy_that_learns(proble
 
 
 def test_pendulum_learns(tmp_path):
-    """Gymnasium's own Pendulum: 200 steps that are cut, not ended. A random policy's mean return is -1200.
+    """Episodes of 200 steps that are cut, not ended. A random policy's mean return is -1200.
 
     The full 150 000 steps end at -230 or so; here it is seen on the way.
     """
     config = pg.configure(
-        "Pendulum-v1", replay=64, preset="torch", backend="gymnasium", seed=1, total_steps=60_000,
-        run_dir=str(tmp_path / "run"),
+        "Pendulum-v1", replay=64, preset="torch", seed=1, total_steps=60_000, run_dir=str(tmp_path / "run"),
     )  # fmt: skip
     assert config.algorithm == "vtrace"
     assert pg.train(config)["mean_return"] > -900

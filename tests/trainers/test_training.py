@@ -72,13 +72,22 @@ def test_bernoulli_policy_learns_cartpole(tmp_path):
     assert run(tmp_path / "run", policy="bernoulli", total_steps=25_000, seed=1)["mean_return"] > 60
 
 
-def test_gaussian_policy_on_gymnasiums_own_pendulum(tmp_path):
-    options = {"env_id": "Pendulum-v1", "backend": "gymnasium", "preset": "torch", "num_envs": 2}
+@pytest.mark.parametrize("backend", ["native", "gymnasium"])
+def test_gaussian_policy_on_pendulum(tmp_path, backend):
+    options = {"env_id": "Pendulum-v1", "backend": backend, "preset": "torch", "num_envs": 2}
     result = run(tmp_path / "run", num_steps=200, total_steps=2_000, **options)
     assert result["episodes"] == 10
     assert -2000 < result["mean_return"] < 0
     evaluation = pg.evaluate(result["run_dir"], episodes=2, backend=None, greedy=True, seed=0)
-    assert evaluation["backend"] == "gymnasium"
+    assert evaluation["backend"] == backend
+
+
+@pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"])
+def test_every_native_environment_trains(tmp_path, env_id):
+    result = run(tmp_path / "run", env_id=env_id, num_envs=4, num_steps=250, total_steps=4_000)
+    assert result["env_steps"] == 4_000
+    assert result["episodes"] >= 4
+    assert np.isfinite(result["mean_return"])
 
 
 def test_breast_cancer_accuracy_is_within_a_point_of_logistic_regression(tmp_path):
