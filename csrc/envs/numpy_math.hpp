@@ -33,6 +33,7 @@ struct NumpyMath {
   static constexpr double kLargestAngle = std::numeric_limits<double>::infinity();
 
   static constexpr bool kIdentities = false;
+  static constexpr double kFarFromTie = 0.46875;  // of a unit in the last place
 
   UfuncLoop sin_double, cos_double, sin_float, cos_float;
 
@@ -58,12 +59,26 @@ struct NumpyMath {
     return [divisor](double x) { return x / divisor; };
   }
 
-  // The exponent is volatile, because the compiler would turn the call into a multiplication.
+  // The C library's pow(x, 2). It is off from the true square by little more than the half unit that rounding costs
+  // (0.52 units in glibc), so that x * x is the same number, except where the true square lies near the middle between
+  // two numbers: only there is pow called. The exponent is volatile, because the compiler would multiply instead.
   METAFAST_FORMULA double square(double x) {
+#if defined(__FMA__)
+    const double product = x * x;
+    const double rest = __builtin_fma(x, x, -product);
+    const auto exponent_bits = vector_math::bit_cast<std::uint64_t>(product) & 0x7ff0000000000000u;
+    const double unit = vector_math::bit_cast<double>(exponent_bits) * 0x1p-52;
+    if (product > 1e-280 && product < 1e300 && __builtin_fabs(rest) < kFarFromTie * unit) return product;
+#endif
     const volatile double exponent = 2;
     return __builtin_pow(x, exponent);
   }
   METAFAST_FORMULA float square(float x) {
+    const double exact = static_cast<double>(x) * x;
+    const float product = static_cast<float>(exact);
+    const auto exponent_bits = vector_math::bit_cast<std::uint32_t>(product) & 0x7f800000u;
+    const double unit = static_cast<double>(vector_math::bit_cast<float>(exponent_bits)) * 0x1p-23;
+    if (product > 1e-30f && product < 1e30f && __builtin_fabs(exact - product) < kFarFromTie * unit) return product;
     const volatile float exponent = 2;
     return __builtin_powf(x, exponent);
   }
