@@ -20,7 +20,7 @@ __all__ = ["REGISTERED", "Registered", "register_envs", "register_with_gymnasium
 class Registered(NamedTuple):
     """What gymnasium's registry says of an environment, with gymnasium's own limits."""
 
-    max_episode_steps: int
+    max_episode_steps: int | None
     reward_threshold: float | None
 
 
@@ -30,6 +30,11 @@ REGISTERED = {
     "MountainCar-v0": Registered(200, -110.0),
     "MountainCarContinuous-v0": Registered(999, 90.0),
     "Pendulum-v1": Registered(200, None),
+    "Bandit-v0": Registered(None, None),
+    "CartPoleTasks-v0": Registered(None, None),
+    "LearnerTasks-v0": Registered(None, None),
+    "PendulumTasks-v0": Registered(None, None),
+    "TabularMDP-v0": Registered(None, None),
 }
 
 

@@ -86,8 +86,9 @@ void apply_vector_math(const VectorFunctions<Real>& functions, const std::string
                       : function == "cos"  ? functions.cos
                       : function == "exp"  ? functions.exp
                       : function == "tanh" ? functions.tanh
+                      : function == "log"  ? functions.log
                                            : nullptr;
-  if (kernel == nullptr) throw py::value_error("function must be sin, cos, exp or tanh, not '" + function + "'");
+  if (kernel == nullptr) throw py::value_error("function must be sin, cos, exp, tanh or log, not '" + function + "'");
   const Real* source = input.data();
   Real* target = output.mutable_data();
   py::gil_scoped_release release;

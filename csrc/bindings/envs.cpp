@@ -7,6 +7,7 @@
 
 #include "bindings/env_batch.hpp"
 #include "bindings/register.hpp"
+#include "envs/tasks_kernels.hpp"
 
 namespace metafast {
 namespace {
@@ -31,7 +32,8 @@ const std::uint8_t* bytes_of(const bool* flags) { return reinterpret_cast<const 
 Phases phases_of(const py::object& phases) {
   if (py::isinstance<py::str>(phases)) {
     const auto name = phases.cast<std::string>();
-    const Phases found = envs_kernels().phases_named(name.c_str());
+    Phases found = envs_kernels().phases_named(name.c_str());
+    if (found.advance == nullptr) found = tasks_kernels().phases_named(name.c_str());
     if (found.advance == nullptr) throw py::value_error("there is no environment named '" + name + "'");
     return found;
   }

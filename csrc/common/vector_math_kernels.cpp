@@ -28,6 +28,11 @@ void apply_tanh(const Real* __restrict x, Real* __restrict result, std::int64_t 
 }
 
 template <class Real>
+void apply_log(const Real* __restrict x, Real* __restrict result, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) result[i] = vector_log(x[i]);
+}
+
+template <class Real>
 void apply_sincos(const Real* __restrict x, Real* __restrict sine, Real* __restrict cosine, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) vector_sincos(x[i], sine[i], cosine[i]);
 }
@@ -43,7 +48,7 @@ void apply_uniform(const std::uint32_t* __restrict words, double* __restrict res
 
 template <class Real>
 constexpr VectorFunctions<Real> kFunctions = {apply_sin<Real>, apply_cos<Real>, apply_exp<Real>, apply_tanh<Real>,
-                                              apply_sincos<Real>};
+                                              apply_log<Real>, apply_sincos<Real>};
 
 }  // namespace
 

@@ -14,6 +14,7 @@ struct VectorFunctions {
   OneResult cos;
   OneResult exp;
   OneResult tanh;
+  OneResult log;
   void (*sincos)(const Real* x, Real* sine, Real* cosine, std::int64_t count);
 };
 

@@ -68,5 +68,20 @@ METAFAST_FORMULA double tanh_denominator(double z) {
   return 1.0 + z * (0x1.d893592d55191p-2 + z * (0x1.7da0df3f9e184p-6 + z * 0x1.b13d12553637ap-13));
 }
 
+// (log((1 + s) / (1 - s)) / s - 2) / z with z = s^2, s = f / (2 + f) and 1 + f between sqrt(1/2) and sqrt(2). 2^-30.2
+METAFAST_FORMULA float logarithm_polynomial(float z) {
+  return 0x1.55557ap-1f + z * (0x1.995ed4p-2f + z * 0x1.31e0d8p-2f);
+}
+
+// The same. 2^-59.5
+METAFAST_FORMULA double logarithm_polynomial(double z) {
+  double p = 0x1.39a1daa95da20p-3 + z * 0x1.2f04576cf7e6bp-3;
+  p = 0x1.74663d690ddafp-3 + z * p;
+  p = 0x1.c71c521253c5dp-3 + z * p;
+  p = 0x1.24924941e33b9p-2 + z * p;
+  p = 0x1.999999997ff04p-2 + z * p;
+  return 0x1.5555555555592p-1 + z * p;
+}
+
 }  // namespace vector_math
 }  // namespace metafast

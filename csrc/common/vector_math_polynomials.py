@@ -122,20 +122,20 @@ def power_of_two(r):
     return (mp.expm1(r * mp.log(2)) - r * mp.log(2)) / r**2
 
 
-def logarithm(z):
-    """(log((1 + s) / (1 - s)) / s - 2) / z, with z = s^2; of metafast/envs/math.py."""
-    if z < mp.mpf(10) ** -20:
-        return mp.mpf(2) / 3 + 2 * z / 5
-    s = mp.sqrt(z)
-    return (2 * mp.atanh(s) / s - 2) / z
-
-
 def hyperbolic_tangent(z):
     """(tanh(x) / x - 1) / z, with z = x^2."""
     if z < mp.mpf(10) ** -20:
         return mp.mpf(-1) / 3 + 2 * z / 15
     x = mp.sqrt(z)
     return (mp.tanh(x) / x - 1) / z
+
+
+def logarithm(z):
+    """(log((1 + s) / (1 - s)) / s - 2) / z, with z = s^2."""
+    if z < mp.mpf(10) ** -20:
+        return mp.mpf(2) / 3 + 2 * z / 5
+    s = mp.sqrt(z)
+    return (2 * mp.atanh(s) / s - 2) / z
 
 
 def show(title, error, coefficients):
@@ -148,19 +148,19 @@ def main():
     quarter = (mp.pi / 4) ** 2 * mp.mpf("1.0001")
     half_ln2 = mp.log(2) / 2 * mp.mpf("1.0001")
     small_tanh = mp.mpf("0.5625") ** 2
-    half_sqrt2 = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.0001")
+    # log(1 + f) with s = f / (2 + f) and 1 + f between sqrt(1/2) and sqrt(2).
+    small_log = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.0001")
     dtypes = (np.float32, np.float64)
     for name, function, weight, low, high, degrees in (
         ("sine", sine, lambda z: z, mp.mpf(0), quarter, (2, 5)),
         ("cosine", cosine, lambda z: z**2, mp.mpf(0), quarter, (2, 5)),
         ("exponential", exponential, lambda r: r**2, -half_ln2, half_ln2, (4, 9)),
         ("power of two", power_of_two, lambda r: r**2, mp.mpf("-0.5"), mp.mpf("0.5"), (4, 9)),
+        ("logarithm", logarithm, lambda z: z / 2, mp.mpf(0), small_log, (2, 6)),
     ):
         for dtype, degree in zip(dtypes, degrees, strict=True):
             coefficients, error = round_and_refit(function, weight, low, high, degree, dtype)
             show(f"{name} {dtype.__name__}", error, coefficients)
-
-    show("logarithm float64", *round_and_refit(logarithm, lambda z: z / 2, mp.mpf(0), half_sqrt2, 6, np.float64)[::-1])
 
     for dtype, degrees in zip(dtypes, ((1, 1), (2, 3)), strict=True):
         fitted = rational_remez(hyperbolic_tangent, lambda z: z, small_tanh, *degrees)

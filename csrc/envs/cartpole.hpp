@@ -10,6 +10,14 @@
 
 namespace metafast {
 
+struct CartPolePhysics {
+  double gravity;
+  double cart_mass;
+  double pole_mass;
+  double pole_half_length;
+  double force;
+};
+
 template <class Math>
 struct CartPole {
   static constexpr int kStateSize = 4;  // cart position, cart velocity, pole angle, pole angular velocity
@@ -25,13 +33,6 @@ struct CartPole {
     double fallen_reward;
   };
 
-  static constexpr double kGravity = 9.8;
-  static constexpr double kCartMass = 1.0;
-  static constexpr double kPoleMass = 0.1;
-  static constexpr double kTotalMass = kPoleMass + kCartMass;
-  static constexpr double kPoleHalfLength = 0.5;
-  static constexpr double kPoleMassLength = kPoleMass * kPoleHalfLength;
-  static constexpr double kForce = 10.0;
   static constexpr double kTimeStep = 0.02;
   static constexpr double kPositionLimit = 2.4;
   static constexpr double kAngleLimit = 12 * 2 * 3.141592653589793 / 360;
@@ -44,29 +45,41 @@ struct CartPole {
 
   METAFAST_FORMULA void step(const Parameters& parameters, const Action (&action)[kActionSize], const double (&)[1],
                              double (&state)[kStateSize], double& reward, bool& terminated) {
+    constexpr CartPolePhysics physics = {9.8, 1.0, 0.1, 0.5, 10.0};
+    move(parameters, physics, action[0], state);
+    terminated = fallen(state);
+    reward = terminated ? parameters.fallen_reward : parameters.upright_reward;
+  }
+
+  METAFAST_FORMULA void move(const Math& math, const CartPolePhysics& physics, Action action,
+                             double (&state)[kStateSize]) {
     double& position = state[0];
     double& velocity = state[1];
     double& angle = state[2];
     double& angular_velocity = state[3];
 
-    const double force = action[0] == 1 ? kForce : -kForce;
+    const double total_mass = physics.pole_mass + physics.cart_mass;
+    const double pole_mass_length = physics.pole_mass * physics.pole_half_length;
+    const double force = action == 1 ? physics.force : -physics.force;
     double sine, cosine;
-    parameters.sincos(angle, sine, cosine);
-    const double push = (force + kPoleMassLength * (angular_velocity * angular_velocity) * sine) / kTotalMass;
+    math.sincos(angle, sine, cosine);
+    const double push = (force + pole_mass_length * (angular_velocity * angular_velocity) * sine) / total_mass;
     const double angular_acceleration =
-        (kGravity * sine - cosine * push) /
-        (kPoleHalfLength * (4.0 / 3.0 - kPoleMass * (cosine * cosine) / kTotalMass));
-    const double acceleration = push - kPoleMassLength * angular_acceleration * cosine / kTotalMass;
+        (physics.gravity * sine - cosine * push) /
+        (physics.pole_half_length * (4.0 / 3.0 - physics.pole_mass * (cosine * cosine) / total_mass));
+    const double acceleration = push - pole_mass_length * angular_acceleration * cosine / total_mass;
 
     position = position + kTimeStep * velocity;
     velocity = velocity + kTimeStep * acceleration;
     angle = angle + kTimeStep * angular_velocity;
     angular_velocity = angular_velocity + kTimeStep * angular_acceleration;
+  }
 
+  METAFAST_FORMULA bool fallen(const double (&state)[kStateSize]) {
+    const double position = state[0], angle = state[2];
     // Bitwise or: a short-circuit would be a branch, and the loop over environments would not vectorise.
-    terminated = (position < -kPositionLimit) | (position > kPositionLimit) | (angle < -kAngleLimit) |
-                 (angle > kAngleLimit);
-    reward = terminated ? parameters.fallen_reward : parameters.upright_reward;
+    return (position < -kPositionLimit) | (position > kPositionLimit) | (angle < -kAngleLimit) |
+           (angle > kAngleLimit);
   }
 
   METAFAST_FORMULA void observe(const Parameters&, const double (&state)[kStateSize],

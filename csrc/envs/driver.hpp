@@ -128,11 +128,13 @@ class TileDriver {
     std::int32_t* __restrict elapsed_steps = batch_.elapsed_steps + first_;
     std::uint8_t* __restrict ended = batch_.ended + first_;
     const std::int32_t limit = batch_.max_episode_steps;
-    for (std::int64_t i = 0; i < count_; ++i) {
+    // A copy, which the bytes that are written cannot overlap.
+    const std::int64_t count = count_;
+    for (std::int64_t i = 0; i < count; ++i) {
       elapsed_steps[i] += 1;
       truncated[i] = elapsed_steps[i] >= limit;
     }
-    for (std::int64_t i = 0; i < count_; ++i) ended[i] = terminated[i] | truncated[i];
+    for (std::int64_t i = 0; i < count; ++i) ended[i] = terminated[i] | truncated[i];
   }
 
   // Lists the positions whose flag is not 0.

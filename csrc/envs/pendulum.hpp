@@ -9,6 +9,13 @@
 
 namespace metafast {
 
+struct PendulumPhysics {
+  double gravity;
+  double mass;
+  double length;
+  float torque_limit;
+};
+
 template <class Math>
 struct Pendulum {
   static constexpr int kStateSize = 2;        // angle, angular velocity
@@ -22,11 +29,8 @@ struct Pendulum {
     double gravity;
   };
 
-  static constexpr double kMass = 1.0;
-  static constexpr double kLength = 1.0;
   static constexpr double kTimeStep = 0.05;
   static constexpr double kSpeedLimit = 8.0;
-  static constexpr float kTorqueLimit = 2.0f;
   static constexpr double kResetAngle = kPi;
   static constexpr double kResetSpeed = 1.0;
 
@@ -38,25 +42,33 @@ struct Pendulum {
 
   METAFAST_FORMULA void step(const Parameters& parameters, const Action (&action)[kActionSize], const double (&)[1],
                              double (&state)[kStateSize], double& reward, bool& terminated) {
-    const double above = action[0] < -kTorqueLimit ? -kTorqueLimit : action[0];
-    const float torque = static_cast<float>(above > kTorqueLimit ? kTorqueLimit : above);
-    const double normalized = parameters.modulo_turn(state[0] + kPi) - kPi;
+    const PendulumPhysics physics = {parameters.gravity, 1.0, 1.0, 2.0f};
+    reward = move(parameters, physics, action[0], state);
+    terminated = false;
+  }
+
+  // Returns the reward.
+  METAFAST_FORMULA double move(const Math& math, const PendulumPhysics& physics, Action action,
+                               double (&state)[kStateSize]) {
+    const double above = action < -physics.torque_limit ? -physics.torque_limit : action;
+    const float torque = static_cast<float>(above > physics.torque_limit ? physics.torque_limit : above);
+    const double normalized = math.modulo_turn(state[0] + kPi) - kPi;
     const double magnitude = state[0] < 0 ? -state[0] : state[0];
     const double angle = magnitude > Math::kLargestAngle ? normalized : state[0];
     const double speed = state[1];
 
-    const float torque_cost = 0.001f * parameters.square(torque);
-    reward = -(parameters.square(normalized) + 0.1 * parameters.square(speed) + static_cast<double>(torque_cost));
+    const float torque_cost = 0.001f * math.square(torque);
+    const double reward = -(math.square(normalized) + 0.1 * math.square(speed) + static_cast<double>(torque_cost));
 
-    const float thrust = static_cast<float>(3.0 / (kMass * (kLength * kLength))) * torque;
-    double next_speed = speed + (3 * parameters.gravity / (2 * kLength) * parameters.sin(angle) +
+    const float thrust = static_cast<float>(3.0 / (physics.mass * (physics.length * physics.length))) * torque;
+    double next_speed = speed + (3 * physics.gravity / (2 * physics.length) * math.sin(angle) +
                                  static_cast<double>(thrust)) *
                                     kTimeStep;
     next_speed = next_speed < -kSpeedLimit ? -kSpeedLimit : next_speed;
     next_speed = next_speed > kSpeedLimit ? kSpeedLimit : next_speed;
     state[0] = angle + next_speed * kTimeStep;
     state[1] = next_speed;
-    terminated = false;
+    return reward;
   }
 
   METAFAST_FORMULA void observe(const Parameters& parameters, const double (&state)[kStateSize],

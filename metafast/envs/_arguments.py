@@ -8,9 +8,43 @@ import numpy.typing as npt
 
 from metafast.envs._environment import ActionLayout, Environment
 
-__all__ = ["check_actions", "check_attribute", "check_reset_mask", "check_seeds", "check_state"]
+__all__ = [
+    "check_actions",
+    "check_attribute",
+    "check_flag",
+    "check_number",
+    "check_reset_mask",
+    "check_seeds",
+    "check_state",
+    "check_whole_number",
+]
 
 _SEED_LIMIT = 2**64
+
+
+def check_whole_number(name: str, value: object, smallest: int, largest: int) -> int:
+    """Return `value` as an int."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be between {smallest} and {largest}, not {value}")
+    return int(value)
+
+
+def check_number(name: str, value: object, smallest: float, largest: float) -> float:
+    """Return `value` as a float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be between {smallest} and {largest}, not {value}")
+    return float(value)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return `value` as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, not {value!r}")
+    return bool(value)
 
 
 def check_actions(actions: object, num_envs: int, layout: ActionLayout) -> npt.NDArray[Any]:

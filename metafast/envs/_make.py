@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from metafast.envs import _classic_control
+from metafast.envs._arguments import check_whole_number
 from metafast.envs._catalogue import CATALOGUE
 from metafast.envs._environment import Environment
 from metafast.envs._render import check_render_mode
@@ -40,7 +41,9 @@ def make_vec(
     env_id : str
         ``"CartPole-v1"``, ``"Pendulum-v1"``, ``"MountainCar-v0"``, ``"MountainCarContinuous-v0"``, ``"Acrobot-v1"``:
         gymnasium's dynamics in float64. From the same state, each step gives the same float32 observation, reward and
-        flags, except that a number that lies on the border between two float32 may be rounded the other way.
+        flags, except that a number that lies on the border between two float32 may be rounded the other way. Or a
+        task distribution: ``"Bandit-v0"``, ``"TabularMDP-v0"``, ``"CartPoleTasks-v0"``, ``"PendulumTasks-v0"``,
+        ``"LearnerTasks-v0"``, which the docstring of `metafast.envs` describes with their arguments.
     num_envs : int
         The number of environments, N.
     num_threads : int, optional
@@ -51,7 +54,8 @@ def make_vec(
         is in ``infos["final_obs"]`` and `NativeVectorEnv.final_observations`. ``"disabled"``: the caller resets with
         ``reset(options={"reset_mask": mask})``.
     max_episode_steps : int, optional
-        The step at which an episode is truncated; gymnasium's limit for this id where it is None.
+        The step at which an episode is truncated; gymnasium's limit for this id, or none in a task
+        distribution, where it is None.
     exact : bool
         Bit for bit the trajectories and resets of gymnasium's ``SyncVectorEnv`` from the same seeds, for gymnasium's
         environments; rewards are float64. Sines, cosines and random numbers are then NumPy's own, and a step takes two
@@ -137,11 +141,11 @@ def make_from(
     render_mode: str | None = None,
 ) -> NativeVectorEnv:
     """Make a vector environment of a kind that is settled; the other arguments are `make_vec`'s."""
-    num_envs = _whole_number("num_envs", num_envs, 1, 2**40)
+    num_envs = check_whole_number("num_envs", num_envs, 1, 2**40)
     if num_threads is not None:
-        num_threads = _whole_number("num_threads", num_threads, 1, 1024)
+        num_threads = check_whole_number("num_threads", num_threads, 1, 1024)
     if max_episode_steps is not None:
-        max_episode_steps = _whole_number("max_episode_steps", max_episode_steps, 1, UNLIMITED)
+        max_episode_steps = check_whole_number("max_episode_steps", max_episode_steps, 1, UNLIMITED)
     if not isinstance(copy, (bool, np.bool_)):
         raise TypeError(f"copy must be a bool, not {copy!r}")
     return NativeVectorEnv(
@@ -154,14 +158,6 @@ def make_from(
         env_kwargs=env_kwargs,
         render_mode=render_mode,
     )
-
-
-def _whole_number(name: str, value: object, smallest: int, largest: int) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if not smallest <= value <= largest:
-        raise ValueError(f"{name} must be between {smallest} and {largest}, not {value}")
-    return int(value)
 
 
 def _autoreset_mode(mode: object) -> AutoresetMode:

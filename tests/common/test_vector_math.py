@@ -8,12 +8,12 @@ import pytest
 
 from metafast import _core
 
-FUNCTIONS = {"sin": np.sin, "cos": np.cos, "exp": np.exp, "tanh": np.tanh}
+FUNCTIONS = {"sin": np.sin, "cos": np.cos, "exp": np.exp, "tanh": np.tanh, "log": np.log}
 # The next wider type: what a correctly rounded result is judged against.
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 LARGEST_ANGLE = 2.0**20
 # The table at the top of vector_math.hpp, in units in the last place.
-MAXIMUM_ERROR = {"sin": 1.5, "cos": 1.5, "exp": 1.1, "tanh": 1.4}
+MAXIMUM_ERROR = {"sin": 1.5, "cos": 1.5, "exp": 1.1, "tanh": 1.4, "log": 0.9}
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 functions = pytest.mark.parametrize("function", FUNCTIONS)
@@ -48,6 +48,10 @@ def samples(function, dtype):
     parts = [everywhere, -everywhere, rng.uniform(-1, 1, count), rng.uniform(-8, 8, count)]
     if function == "exp":
         parts.append(rng.uniform(np.log(info.smallest_subnormal) - 1, np.log(info.max), 4 * count))
+    elif function == "log":
+        # Every binade, and the neighbourhood of the zero.
+        parts.append(np.ldexp(rng.uniform(1, 2, count), rng.integers(info.minexp, info.maxexp, count)))
+        parts += [rng.uniform(0.9, 1.1, count), 1 + rng.uniform(-1, 1, count) * 2.0**-12]
     elif function == "tanh":
         parts += [rng.uniform(-20, 20, count), rng.uniform(0.5, 0.6, count)]
     else:
@@ -59,6 +63,8 @@ def samples(function, dtype):
     x = np.concatenate([part.astype(dtype) for part in parts])
     if function == "exp":
         x = x[(x < np.log(info.max)) & (x > np.log(info.smallest_subnormal) - 1)]
+    if function == "log":
+        x = x[(x > 0) & np.isfinite(x)]
     return x, FUNCTIONS[function](x.astype(WIDER[dtype]))
 
 
@@ -84,7 +90,7 @@ def test_every_float32(function, record_testsuite_property):
     before = _core.isa()
     for start in range(0, 2**32 if function == "exp" else 2**31, 2**16):
         x = np.arange(start, start + 2**16, dtype=np.uint32).view(np.float32)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             beyond = function in ("sin", "cos") and not x[-1] <= LARGEST_ANGLE
             exact = FUNCTIONS[function](np.where(beyond & (x > LARGEST_ANGLE), np.nan, x.astype(np.float64)))
             rounded = exact.astype(np.float32)
@@ -92,7 +98,9 @@ def test_every_float32(function, record_testsuite_property):
         for level in largest:
             _core.force_isa(level)
             result = apply(function, x)
-            if function != "exp":
+            if function == "log":
+                assert np.isnan(apply(function, -x[x > 0])).all()
+            elif function != "exp":
                 assert same(apply(function, -x), result if function == "cos" else -result)
             if checked is not None and same(result, checked):
                 largest[level] = max(largest[level], float(error))
@@ -116,6 +124,8 @@ def test_against_arbitrary_precision(isa, function):
     )
     if function == "exp":
         x = x[x < 700]
+    elif function == "log":
+        x = np.abs(x)
     with mpmath.workdps(60):
         exact = [getattr(mpmath, function)(mpmath.mpf(float(value))) for value in x]
         spacing = [mpmath.mpf(2) ** (max(int(mpmath.floor(mpmath.log(abs(e), 2))), -1022) - 52) for e in exact]
@@ -133,6 +143,7 @@ def test_special_arguments(isa, dtype):
         "cos": [1.0, 1.0, np.nan, np.nan, np.nan, 1.0, 1.0],
         "exp": [1.0, 1.0, np.nan, np.inf, 0.0, 1.0, 1.0],
         "tanh": [0.0, -0.0, np.nan, 1.0, -1.0, x[5], x[6]],
+        "log": [-np.inf, -np.inf, np.nan, np.inf, np.nan, np.log(x[5]), np.nan],
     }
     for function, values in expected.items():
         result = apply(function, x)
@@ -174,7 +185,7 @@ def test_tanh_saturates_and_never_exceeds_one(isa, dtype):
 @functions
 def test_a_result_does_not_depend_on_its_place(isa, function, dtype):
     """The vectors, the remainder and a single element all give the same bits."""
-    x = np.random.default_rng(22).uniform(-5, 5, 131).astype(dtype)
+    x = np.random.default_rng(22).uniform(0 if function == "log" else -5, 5, 131).astype(dtype)
     whole = apply(function, x)
     for start in range(0, 131, 7):
         np.testing.assert_array_equal(apply(function, x[start:].copy()), whole[start:])
@@ -195,7 +206,7 @@ def test_unfit_arrays_are_refused():
     x = np.zeros(8)
     frozen = np.zeros(8)
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="function must be sin, cos, exp or tanh, not 'tan'"):
+    with pytest.raises(ValueError, match="function must be sin, cos, exp, tanh or log, not 'tan'"):
         _core.vector_math("tan", x, np.empty(8))
     with pytest.raises(TypeError, match="out must have dtype float64, not float32"):
         _core.vector_math("sin", x, np.empty(8, np.float32))
