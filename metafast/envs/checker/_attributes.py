@@ -77,7 +77,7 @@ def _same_layout(one: Any, other: Any) -> bool:
 
 
 def _batched(session: Session, name: str) -> None:
-    session.require("spaces.declared")
+    session.require("attributes.vector_env", "spaces.declared")
     single: Any = getattr(session.env, f"single_{name}")
     found: Any = getattr(session.env, name)
     expected = batch_space(single, session.num_envs)

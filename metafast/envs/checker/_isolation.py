@@ -1,5 +1,6 @@
 """Runs a check in a process of its own, because a bad action may end the interpreter that steps it."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,8 @@ def _child(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     warnings.simplefilter("ignore")
+    # A crash is told in the report, and not beside it.
+    faulthandler.disable()
     try:
         result = function(session, *arguments)
     except Skip as skip:
