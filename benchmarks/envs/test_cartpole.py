@@ -86,11 +86,8 @@ CASES = [
 ]
 
 
-# EnvPool's observation space and its deprecated enum warn.
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("maker", "num_threads", "num_envs"), CASES)
-def test_step(benchmark, maker, num_threads, num_envs):
-    env = maker(num_envs, num_threads)
+def measure(benchmark, env, num_envs, group):
+    """Time steps with random actions, after the environment has shown that it obeys the rules."""
     assert_balances(env, num_envs)
     batches = itertools.cycle(np.random.default_rng(0).integers(0, 2, (NUM_BATCHES, num_envs)))
     step = env.step
@@ -109,10 +106,17 @@ def test_step(benchmark, maker, num_threads, num_envs):
         for batch in itertools.islice(batches, num_steps):
             step(batch)
 
-    benchmark.group = f"CartPole-v1, {num_envs} environments"
+    benchmark.group = f"{group}, {num_envs} environments"
     benchmark.pedantic(step_round, rounds=NUM_ROUNDS, iterations=1, warmup_rounds=1)
     if benchmark.stats is not None:
         seconds = benchmark.stats.stats.median / num_steps
         benchmark.extra_info["M steps/s"] = round(num_envs / seconds / 1e6, 3)
         benchmark.extra_info["us per step"] = round(seconds * 1e6, 2)
     env.close()
+
+
+# EnvPool's observation space and its deprecated enum warn.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("maker", "num_threads", "num_envs"), CASES)
+def test_step(benchmark, maker, num_threads, num_envs):
+    measure(benchmark, maker(num_envs, num_threads), num_envs, "CartPole-v1")

@@ -18,6 +18,10 @@ namespace metafast {
 
 constexpr int kTile = 256;
 
+// What advance finds in `terminated` of a user's environment whose action is to be ignored, because its episode is over
+// and it is reset by this step: an exception there is none. The others hold 0.
+constexpr std::uint8_t kIgnored = 2;
+
 // What happens after an episode ends: it is reset by the next step (which ignores the action), by the same step (the
 // last observation goes to final_observations), or by the caller alone.
 enum class AutoresetMode { next_step, same_step, disabled };

@@ -32,6 +32,10 @@ class TileDriver {
     std::int32_t indices[kTile];
     // In next_step mode an ended environment is stepped with the others, and its result overwritten by the reset's.
     const std::int64_t num_ended = mode == AutoresetMode::next_step ? collect(ended, indices) : 0;
+    if (batch_.begin_before_step) {
+      std::memset(terminated, 0, static_cast<std::size_t>(count_));
+      for (std::int64_t i = 0; i < num_ended; ++i) terminated[indices[i]] = kIgnored;
+    }
     if (num_ended > 0 && batch_.begin_before_step) {
       count_episodes(indices, num_ended);
       if (const std::int64_t failed = begin(indices, num_ended); failed >= 0) return failed;

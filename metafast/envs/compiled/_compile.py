@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import compiler, errors, types
+from numba.core import cgutils, compiler, errors, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.extending import overload
 from numba.core.registry import cpu_target
 
-from metafast.envs.compiled._fields import Layout
-from metafast.envs.compiled._generator_type import COMPILE_OPTIONS, generator_type, make_generator
+from metafast.envs.compiled._fields import IGNORED, TILE, Layout
+from metafast.envs.compiled._generator_type import COMPILE_OPTIONS, as_it_is, generator_type, make_generator
 from metafast.envs.compiled._spaces import Element
 from metafast.envs.compiled._state_type import StateType, array_type, row_view
 
@@ -22,6 +22,8 @@ __all__ = ["Compiled", "compile_functions"]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = _I8.as_pointer()
+# Bytes of a state that is reset side by side with others: a tile of it is on the stack.
+_LARGEST_SIDE_BY_SIDE = 128
 # An instruction that compiles to nothing and that LLVM keeps where it can be reached.
 _FAILURE_MARK = "~{dirflag},~{fpsr},~{flags}"
 
@@ -117,19 +119,36 @@ class _Builder:
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         return builder, {argument.name: value for argument, value in zip(arguments, function.args, strict=True)}
 
-    def call(self, builder: ir.IRBuilder, compiled: Any, values: list[Any], index: Any) -> Any:
-        """Call a user's function; where it raises, the phase returns `index`."""
+    def call(self, builder: ir.IRBuilder, compiled: Any, values: list[Any], index: Any, ignored: Any = None) -> Any:
+        """Call a user's function; where it raises, the phase returns `index`, unless the byte at `ignored` says not."""
         status, result = self.context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
         with builder.if_then(status.is_error, likely=False):
             mark = ir.FunctionType(ir.VoidType(), [])
             builder.asm(mark, "", _FAILURE_MARK, [], True)
-            builder.ret(index)
+            if ignored is None:
+                builder.ret(index)
+            else:
+                counts = builder.icmp_unsigned("!=", builder.load(ignored), ir.Constant(_I8, IGNORED))
+                with builder.if_then(counts):
+                    builder.ret(index)
         return result
 
     def state(self, builder: ir.IRBuilder, tile: Any, index: Any) -> Any:
         """The value of `state`."""
         value = ir.Constant(self.context.get_value_type(self.state_type), ir.Undefined)
         return builder.insert_value(builder.insert_value(value, tile, 0), index, 1)
+
+    def clear(self, builder: ir.IRBuilder, tile: Any, index: Any) -> None:
+        """Set an environment's fields to zeros; of those that its reset writes, nothing is left of this."""
+        for field in self.state_type.layout.fields.values():
+            offset = builder.mul(index, ir.Constant(_I64, field.nbytes), flags=["nsw"])
+            first = builder.gep(tile, [ir.Constant(_I64, field.offset)], inbounds=True)
+            address = builder.gep(first, [offset], inbounds=True)
+            if field.shape:
+                cgutils.memset(builder, address, ir.Constant(_I64, field.nbytes), 0)
+            else:
+                number = ir.IntType(8 * field.nbytes)
+                builder.store(ir.Constant(number, 0), builder.bitcast(address, number.as_pointer()))
 
     def generator(self, builder: ir.IRBuilder, values: dict[str, Any], index: Any, step: Any, draws: Any) -> Any:
         """The value of `rng`: the current episode's number is one less than the next one's."""
@@ -195,12 +214,13 @@ def _emit_advance(make: _Builder, step: Callable[..., Any]) -> None:
         step_number = builder.add(elapsed, ir.Constant(_I32, 1))
         rng = make.generator(builder, values, index, step_number, draws)
         state = make.state(builder, values["state"], index)
-        result = make.call(builder, compiled, [state, taken, rng], index)
+        terminated = builder.gep(values["terminated"], [index])
+        result = make.call(builder, compiled, [state, taken, rng], index, ignored=terminated)
         reward = make.context.cast(builder, builder.extract_value(result, 0), returned[0], types.float32)
         over = make.context.cast(builder, builder.extract_value(result, 1), returned[1], types.boolean)
         rewards = builder.bitcast(values["rewards"], ir.FloatType().as_pointer())
         builder.store(reward, builder.gep(rewards, [index]))
-        builder.store(builder.zext(over, _I8), builder.gep(values["terminated"], [index]))
+        builder.store(builder.zext(over, _I8), terminated)
     builder.ret(ir.Constant(_I64, -1))
 
 
@@ -208,10 +228,49 @@ def _emit_begin(make: _Builder, reset: Callable[..., Any]) -> None:
     compiled = make.compile(reset, (make.state_type, generator_type))
     builder, values = make.begin_phase("begin")
     draws = builder.alloca(_I32)
+    fields = list(make.state_type.layout.fields.values())
+    if sum(field.nbytes for field in fields) <= _LARGEST_SIDE_BY_SIDE and not any(field.shape for field in fields):
+        _emit_begin_side_by_side(make, compiled, builder, values, draws)
+        return
     with _Loop(builder, values["num_indices"]) as position:
-        index = builder.sext(builder.load(builder.gep(values["indices"], [position])), _I64)
+        index = _listed(builder, values, position)
         rng = make.generator(builder, values, index, ir.Constant(_I32, 0), draws)
+        make.clear(builder, values["state"], index)
         make.call(builder, compiled, [make.state(builder, values["state"], index), rng], index)
+    builder.ret(ir.Constant(_I64, -1))
+
+
+def _listed(builder: ir.IRBuilder, values: dict[str, Any], position: Any) -> Any:
+    """The number of the environment at a position of `indices`."""
+    return builder.sext(builder.load(builder.gep(values["indices"], [position])), _I64)
+
+
+def _emit_begin_side_by_side(
+    make: _Builder, compiled: Any, builder: ir.IRBuilder, values: dict[str, Any], draws: Any
+) -> None:
+    """The environments listed are reset in a tile of the function's own, side by side, so that LLVM vectorises it."""
+    layout = make.state_type.layout
+    room = ir.Constant(_I64, TILE)
+    own = {name: builder.alloca(_I64, size=room) for name in ("seeds", "episodes")}
+    bytes_of_tile = sum(field.nbytes for field in layout.fields.values()) * TILE
+    tile = builder.alloca(_I8, size=ir.Constant(_I64, bytes_of_tile))
+    tile.align = 64
+    with _Loop(builder, values["num_indices"]) as position:
+        index = _listed(builder, values, position)
+        for name, memory in own.items():
+            builder.store(builder.load(builder.gep(values[name], [index])), builder.gep(memory, [position]))
+    with _Loop(builder, values["num_indices"]) as position:
+        rng = make.generator(builder, own, position, ir.Constant(_I32, 0), draws)
+        make.clear(builder, tile, position)
+        state = make.state(builder, tile, position)
+        make.call(builder, compiled, [state, rng], _listed(builder, values, position))
+    for field in layout.fields.values():
+        number = ir.IntType(8 * field.nbytes).as_pointer()
+        offset = [ir.Constant(_I64, field.offset)]
+        source, target = (builder.bitcast(builder.gep(where, offset), number) for where in (tile, values["state"]))
+        with _Loop(builder, values["num_indices"]) as position:
+            index = _listed(builder, values, position)
+            builder.store(builder.load(builder.gep(source, [position])), builder.gep(target, [index]))
     builder.ret(ir.Constant(_I64, -1))
 
 
@@ -227,7 +286,7 @@ def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
     listed = builder.icmp_signed(">=", values["num_indices"], ir.Constant(_I64, 0))
     with builder.if_then(listed):
         with _Loop(builder, values["num_indices"]) as position:
-            observe_one(builder.sext(builder.load(builder.gep(values["indices"], [position])), _I64))
+            observe_one(_listed(builder, values, position))
         builder.ret(ir.Constant(_I64, -1))
     with _Loop(builder, values["count"]) as index:
         observe_one(index)
@@ -248,7 +307,7 @@ def compile_functions(
     `helpers` are the plain functions that they call. Raises numba's errors.
     """
     for helper in helpers:
-        overload(helper, jit_options=COMPILE_OPTIONS, strict=False)(lambda *_, _helper=helper: _helper)
+        overload(helper, jit_options=COMPILE_OPTIONS, strict=False)(as_it_is(helper))
     make = _Builder(name, layout, action, observation)
     for phase, emit, function in (
         ("step", _emit_advance, functions["step"]),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from metafast.envs.compiled._fields import Layout
+from metafast.envs.compiled._fields import IGNORED, Layout
 from metafast.envs.compiled._generator import Generator
 from metafast.envs.compiled._spaces import Element
 
@@ -137,6 +137,8 @@ class PlainPhases:
         rows.flags.writeable = False
 
         def advance_one(i: int) -> None:
+            if outcomes[1][i] == IGNORED:
+                return
             rng = Generator(int(generators[0][i]), int(generators[1][i]) - 1, int(steps[i]) + 1)
             returned = self._functions["step"](State(fields, i), _widened(rows[i]), rng)
             if not isinstance(returned, tuple) or len(returned) != 2:
@@ -154,6 +156,8 @@ class PlainPhases:
         generators = _memory(seeds, np.uint64, (last,)), _memory(episodes, np.uint64, (last,))
 
         def begin_one(i: int) -> None:
+            for array in fields.values():
+                array[i] = 0
             self._functions["reset"](State(fields, i), Generator(int(generators[0][i]), int(generators[1][i]) - 1, 0))
 
         return self._run(listed, begin_one)

@@ -39,8 +39,7 @@ def compile_env(
     one instruction.
 
     - ``state.<field>`` is a number, read as float64, int64 or bool and stored as its declared type, or an array.
-      The state of a new environment is zeros before its first ``reset``; later resets find the state of the last
-      episode.
+      Every field is zero when ``reset`` is called: nothing passes from one episode to the next.
     - ``action`` is an int in a Discrete space, else an array: int64 for MultiDiscrete, int8 for MultiBinary, its own
       dtype for Box. Actions of a Box are finite, but not clipped to its bounds.
     - ``observation`` has the shape and dtype of the space; one int64 element for Discrete.
@@ -243,6 +242,7 @@ def _register(env_id: str, definition: CompiledEnv) -> None:
     gymnasium.registry.pop(f"metafast/{env_id}", None)
     gymnasium.register(
         f"metafast/{env_id}",
+        entry_point="metafast.envs._single_env:make_without_limit",
         vector_entry_point="metafast.envs:make_vec",
         max_episode_steps=definition.max_episode_steps,
         kwargs={"env_id": env_id},

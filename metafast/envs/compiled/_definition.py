@@ -116,6 +116,13 @@ class CompiledEnv:
         env_kwargs: dict[str, Any] = {"debug": True} if debug else {}
         return make_from(self.environment(**env_kwargs), num_envs, **options, env_kwargs=env_kwargs)
 
+    def make(self, *, debug: bool = False, max_episode_steps: int | None = None) -> Any:
+        """Make one environment by itself, a ``gymnasium.Env``, as `metafast.envs.make` does."""
+        from metafast.envs._single_env import NativeEnv
+
+        options = {"autoreset_mode": "disabled", "num_threads": 1, "max_episode_steps": max_episode_steps}
+        return NativeEnv(self.make_vec(1, debug=debug, **options))
+
     def debug(self, num_envs: int = 1, **options: Any) -> Any:
         """`make_vec` with ``debug=True``."""
         return self.make_vec(num_envs, debug=True, **options)

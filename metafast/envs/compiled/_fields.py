@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TILE", "Field", "Layout"]
+__all__ = ["IGNORED", "TILE", "Field", "Layout"]
 
 # Environments of a tile: kTile of csrc/envs/batch.hpp.
 TILE = 256
+# kIgnored of the same file: the mark of an environment whose step is to be ignored.
+IGNORED = 2
 
 _NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64")
 

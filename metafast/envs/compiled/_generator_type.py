@@ -14,7 +14,7 @@ from numba.core.extending import intrinsic, overload, overload_method, register_
 
 from metafast.envs import math as vector_math
 
-__all__ = ["COMPILE_OPTIONS", "GeneratorType", "generator_type", "make_generator"]
+__all__ = ["COMPILE_OPTIONS", "GeneratorType", "as_it_is", "generator_type", "make_generator"]
 
 COMPILE_OPTIONS = {"error_model": "numpy", "boundscheck": True, "forceinline": True}
 
@@ -157,11 +157,12 @@ def _register_vector_math() -> None:
     overload(vector_math._number_of)(lambda bits: lambda bits: _number_of(bits))
     for name, function in vars(vector_math).items():
         if callable(function) and name not in ("_bits_of", "_number_of") and hasattr(function, "__code__"):
-            overload(function, jit_options=COMPILE_OPTIONS, strict=False)(_as_it_is(function))
+            overload(function, jit_options=COMPILE_OPTIONS, strict=False)(as_it_is(function))
 
 
-def _as_it_is(function: Any) -> Any:
-    return lambda *_: function
+def as_it_is(function: Any) -> Any:
+    """What `overload` takes for a plain function that compiles as it stands."""
+    return lambda *args, **kwargs: function
 
 
 _register_vector_math()

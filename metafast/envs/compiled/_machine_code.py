@@ -18,7 +18,7 @@ from metafast.envs.compiled._spaces import Element
 __all__ = ["MachineCode", "build", "key_of"]
 
 # The version of what this package writes around the user's functions.
-_FORMAT = 1
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def build(
         compiled = compile_functions(name, functions, source.helpers, layout, action, observation)
         header = {"can_raise": compiled.can_raise, "externals": compiled.externals}
         _cache.store(key, header, compiled.machine_code)
-        header, machine_code = header, compiled.machine_code
+        machine_code = compiled.machine_code
     else:
         header, machine_code = found
     engine = _engine(machine_code, header["externals"])
@@ -78,14 +78,17 @@ _PHASES = ("advance", "begin", "observe")
 
 
 def _engine(machine_code: bytes, externals: Any) -> Any:
-    # What the code calls may be a part of Numba's runtime, which Numba makes known to LLVM. A name that stays unknown
-    # would end the process.
-    if externals:
-        from numba.core.registry import cpu_target
-
-        assert cpu_target.target_context is not None
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    # What the code calls may be a part of Numba's runtime, which Numba makes known to LLVM when it starts.
+    if not all(map(llvm.address_of_symbol, externals)):
+        from numba.core.registry import cpu_target
+
+        cpu_target.target_context.refresh()
+    # LLVM would end the process.
+    missing = [name for name in externals if not llvm.address_of_symbol(name)]
+    if missing:
+        raise RuntimeError(f"the compiled code calls what cannot be found here: {', '.join(missing)}")
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))

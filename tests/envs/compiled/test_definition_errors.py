@@ -14,7 +14,7 @@ GOOD = {"observation_space": Discrete(3), "action_space": Discrete(2), "state": 
 def line_of(text):
     """The number of the line of this file that ends with a marker."""
     with open(__file__) as file:
-        return next(k for k, line in enumerate(file, 1) if line.rstrip().endswith(f"# {text}"))
+        return next(k for k, line in enumerate(file, 1) if "#" in line and line.rstrip().endswith(f" {text}"))
 
 
 def define(step=None, reset=None, observe=None, **changes):

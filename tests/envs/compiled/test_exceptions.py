@@ -170,3 +170,36 @@ def test_division_by_zero_is_no_exception():
         env = Divides.make_vec(2, debug=debug)
         np.testing.assert_array_equal(env.reset(seed=0)[0], [[-np.inf, 0]] * 2)
         np.testing.assert_array_equal(env.step(np.zeros(2, dtype=np.int64))[1], [np.inf, np.inf])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_action_that_is_ignored_raises_nothing(debug):
+    @compile_env(observation_space=Discrete(9), action_space=Discrete(3), state={"x": np.int64, "y": (np.int8, 2)})
+    class Picky:
+        def reset(state, rng):
+            # Nothing is left of the last episode.
+            state.x += 5
+            state.y[1] += state.y[0]
+
+        def step(state, action, rng):
+            state.x = 7
+            state.y[0] = 3
+            if action == 0:
+                raise ValueError("zero")
+            return 1.0, action == 1
+
+        def observe(state, observation):
+            observation[0] = state.x + state.y[1]
+
+    env = Picky.make_vec(3, debug=debug)
+    env.reset(seed=0)
+    for _ in range(10):
+        assert env.step(np.array([2, 1, 1]))[2].tolist() == [False, True, True]
+        observations, rewards, terminated, *_ = env.step(np.array([2, 0, 1]))
+        assert observations.tolist() == [7, 5, 5]
+        assert rewards.tolist() == [1.0, 0.0, 0.0]
+        assert not terminated.any()
+    env.step(np.array([2, 1, 1]))
+    with pytest.raises(ValueError, match=r"^zero") as caught:
+        env.step(np.array([0, 0, 0]))
+    assert "in environment 0 of" in caught.value.__notes__[0]
