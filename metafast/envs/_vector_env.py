@@ -106,14 +106,14 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self._start()
 
     def _start(self) -> None:
-        self._batch = _core.EnvBatch(
-            num_envs=self.num_envs,
-            autoreset_mode=_CORE_MODES[self.autoreset_mode],
-            max_episode_steps=self.max_episode_steps,
-            num_threads=self.num_threads or 0,
-            copy=self.copy,
-            **self._environment.core_arguments(),
-        )
+        arguments: dict[str, Any] = {
+            "num_envs": self.num_envs,
+            "autoreset_mode": _CORE_MODES[self.autoreset_mode],
+            "max_episode_steps": self.max_episode_steps,
+            "num_threads": self.num_threads or 0,
+            "copy": self.copy,
+        }
+        self._batch = _core.EnvBatch(**arguments | self._environment.core_arguments())
         # A bound method kept: at one environment the look-up would be a noticeable part of a step.
         self._step: Callable[[object], Any] = self._batch.step
         self._renderer: Renderer | None = None

@@ -225,6 +225,10 @@ class UserEnvironment(Environment):
     definition: CompiledEnv
     plain: PlainPhases | None
 
+    def core_arguments(self) -> dict[str, Any]:
+        """The arguments of ``_core.EnvBatch``: plain Python runs in the caller's thread, where a debugger is."""
+        return super().core_arguments() | ({"num_threads": 1} if self.plain is not None else {})
+
     def __reduce__(self) -> Any:
         return UserEnvironment, (self.definition, self.plain is not None)
 
@@ -264,3 +268,6 @@ class UserEnvironment(Environment):
 def _add_note(error: BaseException, note: str) -> None:
     if hasattr(error, "add_note"):
         error.add_note(note)
+    else:
+        # Python 3.10 does not print it.
+        error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -5,6 +5,7 @@ machine code is cached.
 """
 
 import builtins
+import contextlib
 import dis
 import enum
 import inspect
@@ -108,6 +109,10 @@ class UserFunctions:
             isinstance(value, np.ufunc) or module.split(".")[0] in _LIBRARIES
         ):
             return f"{module}.{getattr(value, '__qualname__', value.__name__)}"
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return f"exception {module}.{value.__qualname__}"
+        if isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields"):
+            return f"named tuple {module}.{value.__qualname__} {value._fields}"
         if isinstance(value, types.FunctionType) and module.split(".")[0] in ("numpy", "numba"):
             return f"{module}.{value.__qualname__}"
         if type(value).__name__ == "_ArrayFunctionDispatcher":
@@ -156,7 +161,11 @@ def refuse_randomness(where: str, path: str) -> NoReturn:
 
 def _used_values(function: Callable[..., Any]) -> Iterator[tuple[str, Any, int | None]]:
     """Each global or enclosing variable that is read, followed through modules to what is used of them."""
-    closure = inspect.getclosurevars(function).nonlocals if function.__closure__ else {}
+    closure = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        # A variable that has no value yet is Numba's to refuse.
+        with contextlib.suppress(ValueError):
+            closure[name] = cell.cell_contents
     for code in _nested(function.__code__):
         path, value, line = "", _MISSING, None
         for instruction in dis.get_instructions(code):
@@ -201,8 +210,12 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _describe_code(code: types.CodeType) -> str:
-    constants = [
-        _describe_code(constant) if isinstance(constant, types.CodeType) else f"{type(constant).__name__} {constant!r}"
-        for constant in code.co_consts
-    ]
+    constants = []
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            constants.append(_describe_code(constant))
+        else:
+            # The order of a set is another in every process.
+            value = sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+            constants.append(f"{type(constant).__name__} {value}")
     return repr((code.co_code.hex(), constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -133,6 +134,59 @@ def test_messages_hold_values():
     env.step(np.zeros(5, dtype=np.int64))
     with pytest.raises(AssertionError, match="too many"):
         env.step(np.zeros(5, dtype=np.int64))
+
+
+class IllegalMoveError(Exception):
+    pass
+
+
+class Move(NamedTuple):
+    rows: float
+    columns: float
+
+
+def test_a_users_exceptions_and_named_tuples():
+    def step(state, action, rng):
+        taken = Move(1.0, action)
+        if taken.columns == 2:
+            raise IllegalMoveError("two", 2)
+        return taken.rows, taken.columns == 1
+
+    env = compare(world(step), num_steps=0)
+    assert env.step(np.array([0, 1, 0, 0, 0]))[2].tolist() == [False, True, False, False, False]
+    with pytest.raises(IllegalMoveError, match="two") as caught:
+        env.step(np.array([0, 1, 2, 0, 0]))
+    assert caught.value.args == ("two", 2)
+
+
+def test_what_fails_as_machine_code_alone_is_said_so():
+    def step(state, action, rng):
+        if action == 2:
+            raise ValueError("two")
+        return 0.0, False
+
+    definition = world(step)
+    env = definition.make_vec(3)
+    env.reset(seed=0)
+    definition._functions["step"] = lambda state, action, rng: (0.0, False)
+    with pytest.raises(RuntimeError, match=r"World failed in environment 1 .* runs without an exception"):
+        env.step(np.array([0, 2, 0]))
+
+
+def test_debug_mode_stays_in_the_callers_thread():
+    definition = world(lambda state, action, rng: (1.0, False))
+    threads = set()
+
+    def step(state, action, rng):
+        threads.add(threading.get_ident())
+        return 1.0, False
+
+    definition._functions["step"] = step
+    env = definition.make_vec(2000, num_threads=2, debug=True)
+    env.reset(seed=0)
+    for _ in range(6):
+        env.step(np.zeros(2000, dtype=np.int64))
+    assert threads == {threading.get_ident()}
 
 
 def test_exceptions_that_the_user_catches():
