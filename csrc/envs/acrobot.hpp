@@ -70,8 +70,12 @@ struct Acrobot {
     bool is_single = true;
     for (int i = 0; i < kStateSize; ++i)
       is_single &= state[i] == static_cast<double>(static_cast<float>(state[i]));
-    parameters.observed_sincos(state[0], is_single, observation[1], observation[0]);
-    parameters.observed_sincos(state[1], is_single, observation[3], observation[2]);
+    float sines[2], cosines[2];
+    parameters.observed_sincos({state[0], state[1]}, is_single, sines, cosines);
+    for (int i = 0; i < 2; ++i) {
+      observation[2 * i] = cosines[i];
+      observation[2 * i + 1] = sines[i];
+    }
     observation[4] = static_cast<float>(state[2]);
     observation[5] = static_cast<float>(state[3]);
   }
@@ -89,7 +93,9 @@ struct Acrobot {
       parameters.sincos(state[1], sine2, cosine2);
       return -cosine1 - (cosine1 * cosine2 - sine1 * sine2);
     } else {
-      return -parameters.cos(state[0]) - parameters.cos(state[1] + state[0]);
+      double cosines[2];
+      parameters.cosines({state[0], state[1] + state[0]}, cosines);
+      return -cosines[0] - cosines[1];
     }
   }
 
@@ -106,9 +112,12 @@ struct Acrobot {
       parameters.sincos(state[1], sine2, cosine2);
       lean2 = lean1 * cosine2 + cosine1 * sine2;
     } else {
-      parameters.sincos(state[1], sine2, cosine2);
-      lean1 = parameters.cos(state[0] - kPi / 2);
-      lean2 = parameters.cos(state[0] + state[1] - kPi / 2.0);
+      double cosines[3];
+      parameters.cosines({state[1], state[0] - kPi / 2, state[0] + state[1] - kPi / 2.0}, cosines);
+      sine2 = parameters.sin(state[1]);
+      cosine2 = cosines[0];
+      lean1 = cosines[1];
+      lean2 = cosines[2];
     }
     const double d1 = kMass1 * (kCenter1 * kCenter1) +
                       kMass2 * (kLength1 * kLength1 + kCenter2 * kCenter2 + 2 * kLength1 * kCenter2 * cosine2) +

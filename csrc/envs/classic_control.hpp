@@ -27,11 +27,16 @@ constexpr NamedPhases named(const char* name) {
   return {name, NativePhases<Dynamics<PolynomialMath>>::phases(), ExactPhases<Dynamics<NumpyMath>>::phases()};
 }
 
+template <template <class Math> class Dynamics>
+constexpr NamedPhases named_car(const char* name) {
+  return {name, NativePhases<Dynamics<PolynomialMath>>::phases(), ExactCarPhases<Dynamics>::phases()};
+}
+
 constexpr NamedPhases kClassicControl[] = {
     named<Acrobot>("acrobot"),
     named<CartPole>("cartpole"),
-    named<ContinuousMountainCar>("continuous_mountain_car"),
-    named<MountainCar>("mountain_car"),
+    named_car<ContinuousMountainCar>("continuous_mountain_car"),
+    named_car<MountainCar>("mountain_car"),
     named<Pendulum>("pendulum"),
 };
 

@@ -1,9 +1,9 @@
 // MountainCarContinuous-v0: MountainCar with a force between -1 and 1 that costs its square.
 //
-// Gymnasium's Continuous_MountainCarEnv keeps its state as float32 after a step and as float64 after a reset, and Python
-// numbers take the type of the NumPy scalars that they meet: an episode's first step runs in float64 and all others in
-// float32. Here float64 holds either, and a step rounds its results to float32 where both components are float32
-// numbers. (A reset draws such a position once in 2^29 episodes; gymnasium would take that step in float64.)
+// Gymnasium's Continuous_MountainCarEnv keeps its state as float32 after a step and as float64 after a reset, and
+// Python numbers take the type of the NumPy scalars that they meet: an episode's first step runs in float64 and all
+// others in float32. Here float64 holds either, and a step rounds its results to float32 where both components are
+// float32 numbers. (A reset draws such a position once in 2^29 episodes; gymnasium would take that step in float64.)
 #pragma once
 
 #include "common/host_device.hpp"
@@ -43,7 +43,7 @@ struct ContinuousMountainCar {
     double position = state[0];
     double velocity = state[1];
     // Decisions are nested selects, each on one comparison: an `and` of two would keep the loop from vectorising.
-    const bool is_single = __builtin_fabs(position - single(position)) + __builtin_fabs(velocity - single(velocity)) == 0;
+    const bool is_single = holds_singles(state);
     const double speed_limit = is_single ? single(kSpeedLimit) : kSpeedLimit;
     const double lowest = is_single ? single(kLowestPosition) : kLowestPosition;
     const double highest = is_single ? single(kHighestPosition) : kHighestPosition;
@@ -53,8 +53,7 @@ struct ContinuousMountainCar {
     const double force = action[0];
     double clipped_force = force < -1 ? -1.0 : force;
     clipped_force = clipped_force > 1 ? 1.0 : clipped_force;
-    const double tripled = 3 * position;
-    const double pull = kGravity * parameters.library_cos(is_single ? single(tripled) : tripled);
+    const double pull = kGravity * parameters.library_cos(slope_angle(state));
     const double free_acceleration = single(single(force * single(kPower)) - single(pull));
     const double clipped_acceleration = clipped_force * kPower - pull;
     const double met = is_single ? single(clipped_acceleration) : clipped_acceleration;
@@ -88,7 +87,16 @@ struct ContinuousMountainCar {
     for (int i = 0; i < kObservationSize; ++i) observation[i] = static_cast<float>(state[i]);
   }
 
+  // What the valley's slope is the cosine of.
+  METAFAST_FORMULA double slope_angle(const double (&state)[kStateSize]) {
+    const double tripled = 3 * state[0];
+    return holds_singles(state) ? single(tripled) : tripled;
+  }
+
  private:
+  METAFAST_FORMULA bool holds_singles(const double (&state)[kStateSize]) {
+    return __builtin_fabs(state[0] - single(state[0])) + __builtin_fabs(state[1] - single(state[1])) == 0;
+  }
   METAFAST_FORMULA double single(double x) { return static_cast<double>(static_cast<float>(x)); }
 };
 

@@ -41,7 +41,7 @@ struct MountainCar {
                              double (&state)[kStateSize], double& reward, bool& terminated) {
     double position = state[0];
     double velocity = state[1];
-    velocity = velocity + ((action[0] - 1) * kForce + parameters.library_cos(3 * position) * -kGravity);
+    velocity = velocity + ((action[0] - 1) * kForce + parameters.library_cos(slope_angle(state)) * -kGravity);
     velocity = velocity < -kSpeedLimit ? -kSpeedLimit : velocity;
     velocity = velocity > kSpeedLimit ? kSpeedLimit : velocity;
     position = position + velocity;
@@ -57,6 +57,9 @@ struct MountainCar {
     state[0] = position;
     state[1] = velocity;
   }
+
+  // What the valley's slope is the cosine of.
+  METAFAST_FORMULA double slope_angle(const double (&state)[kStateSize]) { return 3 * state[0]; }
 
   METAFAST_FORMULA void observe(const Parameters&, const double (&state)[kStateSize],
                                 float (&observation)[kObservationSize]) {

@@ -1,9 +1,10 @@
 // The mathematics of the exact environments: the very functions that gymnasium's Python code ends in.
 //
 // np.sin and np.cos are not the C library's functions: NumPy has its own, several of them, and picks one for the
-// processor. Their inner loops come as addresses from the ufunc objects (bindings/ufunc_loop.cpp) and are called for
-// one number at a time, as gymnasium's scalars are. `x ** 2` of a NumPy scalar is the C library's pow, which is not
-// always x * x; math.cos is its cos.
+// processor. Their inner loops come as addresses from the ufunc objects (bindings/ufunc_loop.cpp). Gymnasium calls them
+// for one number at a time; here up to three go together, each of which gets what it would get alone
+// (tests/envs/test_exact.py). `x ** 2` of a NumPy scalar is the C library's pow, which is not always x * x; math.cos is
+// its cos.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +20,17 @@ struct NumpyMath {
     void (*run)(char** arrays, const std::intptr_t* length, const std::intptr_t* strides, void* data);
     void* data;
 
-    template <class Real>
-    [[gnu::always_inline]] inline Real operator()(Real x) const {
-      Real y;
-      char* arrays[2] = {reinterpret_cast<char*>(&x), reinterpret_cast<char*>(&y)};
-      const std::intptr_t length = 1;
+    template <class Real, int count>
+    [[gnu::always_inline]] inline void operator()(const Real (&x)[count], Real (&y)[count]) const {
+      char* arrays[2] = {const_cast<char*>(reinterpret_cast<const char*>(x)), reinterpret_cast<char*>(y)};
+      const std::intptr_t length = count;
       const std::intptr_t strides[2] = {sizeof(Real), sizeof(Real)};
       run(arrays, &length, strides, data);
-      return y;
+    }
+    [[gnu::always_inline]] inline double operator()(double x) const {
+      double y[1];
+      (*this)({x}, y);
+      return y[0];
     }
   };
 
@@ -42,18 +46,31 @@ struct NumpyMath {
     cosine = cos_double(angle);
   }
   [[gnu::always_inline]] inline double sin(double angle) const { return sin_double(angle); }
-  [[gnu::always_inline]] inline double cos(double angle) const { return cos_double(angle); }
-  METAFAST_FORMULA double library_cos(double angle) { return __builtin_cos(angle); }
+  template <int count>
+  [[gnu::always_inline]] inline void cosines(const double (&angles)[count], double (&cosines)[count]) const {
+    cos_double(angles, cosines);
+  }
 
-  [[gnu::always_inline]] inline void observed_sincos(double angle, bool is_single, float& sine, float& cosine) const {
+  template <int count>
+  [[gnu::always_inline]] inline void observed_sincos(const double (&angles)[count], bool is_single,
+                                                     float (&sines)[count], float (&cosines)[count]) const {
     if (is_single) {
-      sine = sin_float(static_cast<float>(angle));
-      cosine = cos_float(static_cast<float>(angle));
+      float singles[count];
+      for (int i = 0; i < count; ++i) singles[i] = static_cast<float>(angles[i]);
+      sin_float(singles, sines);
+      cos_float(singles, cosines);
     } else {
-      sine = static_cast<float>(sin_double(angle));
-      cosine = static_cast<float>(cos_double(angle));
+      double s[count], c[count];
+      sin_double(angles, s);
+      cos_double(angles, c);
+      for (int i = 0; i < count; ++i) {
+        sines[i] = static_cast<float>(s[i]);
+        cosines[i] = static_cast<float>(c[i]);
+      }
     }
   }
+
+  METAFAST_FORMULA double library_cos(double angle) { return __builtin_cos(angle); }
 
   METAFAST_FORMULA auto divider(double divisor) {
     return [divisor](double x) { return x / divisor; };

@@ -73,7 +73,10 @@ struct Pendulum {
 
   METAFAST_FORMULA void observe(const Parameters& parameters, const double (&state)[kStateSize],
                                 float (&observation)[kObservationSize]) {
-    parameters.observed_sincos(state[0], false, observation[1], observation[0]);
+    float sine[1], cosine[1];
+    parameters.observed_sincos({state[0]}, false, sine, cosine);
+    observation[0] = cosine[0];
+    observation[1] = sine[0];
     observation[2] = static_cast<float>(state[1]);
   }
 };

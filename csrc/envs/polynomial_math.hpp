@@ -21,15 +21,18 @@ struct PolynomialMath {
 
   METAFAST_FORMULA void sincos(double angle, double& sine, double& cosine) { vector_sincos(angle, sine, cosine); }
   METAFAST_FORMULA double sin(double angle) { return vector_sin(angle); }
-  METAFAST_FORMULA double cos(double angle) { return vector_cos(angle); }
   METAFAST_FORMULA double library_cos(double angle) { return vector_cos(angle); }
 
-  // The sine and cosine as observed, of an angle that gymnasium holds as float32 (`is_single`) or as float64.
-  METAFAST_FORMULA void observed_sincos(double angle, bool, float& sine, float& cosine) {
-    double s, c;
-    vector_sincos(angle, s, c);
-    sine = static_cast<float>(s);
-    cosine = static_cast<float>(c);
+  // Sines and cosines as observed, of angles that gymnasium holds as float32 (`is_single`) or as float64.
+  template <int count>
+  METAFAST_FORMULA void observed_sincos(const double (&angles)[count], bool, float (&sines)[count],
+                                        float (&cosines)[count]) {
+    for (int i = 0; i < count; ++i) {
+      double sine, cosine;
+      vector_sincos(angles[i], sine, cosine);
+      sines[i] = static_cast<float>(sine);
+      cosines[i] = static_cast<float>(cosine);
+    }
   }
 
   // Divides by one number several times.

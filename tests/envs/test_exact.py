@@ -264,6 +264,17 @@ def test_a_loop_is_named_for_each_type(function, dtype):
     assert address != 0
 
 
+@pytest.mark.parametrize("function", [np.sin, np.cos])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_number_gets_the_same_alone_and_in_company(function, dtype, rng):
+    """The kernels take up to three sines at once where gymnasium takes them one by one."""
+    numbers = np.concatenate([rng.uniform(-bound, bound, 600) for bound in (1e-3, 4.0, 100.0, 1e6)]).astype(dtype)
+    alone = np.array([function(x) for x in numbers])
+    for count in (2, 3):
+        together = np.concatenate([function(row) for row in numbers.reshape(-1, count)])
+        assert together.tobytes() == alone.tobytes()
+
+
 BAD_LOOPS = {
     "no ufunc": (abs, np.float64, TypeError, "numpy ufunc"),
     "two numbers": (np.add, np.float64, ValueError, "no loop"),

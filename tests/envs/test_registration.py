@@ -86,3 +86,12 @@ for thread in threads: thread.join()
 print(len(made))
 """
     assert run(program) == "2"
+
+
+@pytest.mark.parametrize(
+    "env_id", ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
+)
+def test_limits_and_thresholds_are_gymnasiums(env_id):
+    ours, theirs = gymnasium.spec(f"metafast/{env_id}"), gymnasium.spec(env_id)
+    assert ours.max_episode_steps == theirs.max_episode_steps == metafast.envs.make_vec(env_id, 1).max_episode_steps
+    assert ours.reward_threshold == theirs.reward_threshold
