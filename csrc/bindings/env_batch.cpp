@@ -14,10 +14,10 @@
 namespace metafast {
 namespace {
 
-// A slice is about this much work, and less than four of them stay in their caller: a helper that loses its core in the
+// A slice is about this much work, and less than three of them stay in their caller: a helper that loses its core in the
 // middle of a slice would cost more than two threads save.
 constexpr double kSliceNanoseconds = 10'000;
-constexpr double kThreadedNanoseconds = 4 * kSliceNanoseconds;
+constexpr double kThreadedNanoseconds = 3 * kSliceNanoseconds;
 
 // For less than this the GIL is kept: giving it back costs as much, and to wait for it again, behind a busy Python
 // thread, up to the 5 ms of its switch interval.
