@@ -15,8 +15,9 @@ bool take_column(const Integer* __restrict actions, std::int64_t rows, Limit low
                  Taken* __restrict taken) {
   Integer outside = 0;
   for (std::int64_t i = 0; i < rows; ++i) {
-    outside |= (actions[i] < low) | (actions[i] >= high);
-    taken[i] = static_cast<Taken>(actions[i]);
+    const Integer action = actions[i];
+    outside |= (action < low) | (action >= high);
+    taken[i] = static_cast<Taken>(action);
   }
   return outside == 0;
 }

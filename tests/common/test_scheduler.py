@@ -158,9 +158,11 @@ def test_multiprocessing(method):
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_an_interrupt_ends_a_long_call(num_threads):
+    # A shell makes what it starts in the background ignore the signal.
     code = f"""
-import time
+import signal, time
 from metafast import _core
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _core.set_num_threads({num_threads})
 _core.run_busy_slices(10, 1000)
 print("ready", flush=True)

@@ -125,3 +125,20 @@ def test_one_bad_action_in_a_large_batch_is_found(isa, position, dtype):
     with pytest.raises(ValueError, match=rf"actions\[{position}\] is 2;"):
         env.step(actions)
     assert (env.get_state()["elapsed_steps"] == 0).all()
+
+
+@pytest.mark.parametrize(("env_id", "bad"), [("Acrobot-v1", 7), ("Pendulum-v1", np.nan)])
+def test_threads_name_the_first_bad_action(env_id, bad):
+    env = metafast.envs.make_vec(env_id, 16384, num_threads=2)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    actions = env.action_space.sample()
+    for _ in range(8):  # after a few steps the batch knows what threads are worth
+        env.step(actions)
+    before = env.get_state()
+    for last in (16383, 9000, 8191, 300, 0):
+        actions[last] = bad
+        with pytest.raises(ValueError, match=rf"actions\[{last}(, 0)?\] is {bad}"):
+            env.step(actions)
+    for key, value in env.get_state().items():
+        np.testing.assert_array_equal(value, before[key])
