@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 
 from metafast._gymnasium_hook import REGISTERED
 from metafast.envs._environment import Environment
+from metafast.envs._render import GymnasiumRenderer
 
 __all__ = ["BUILDERS"]
 
@@ -33,6 +35,7 @@ def _cartpole(*, sutton_barto_reward: Any = False) -> Environment:
         single_action_space=spaces.Discrete(2),
         render_fps=50,
         max_episode_steps=REGISTERED["CartPole-v1"].max_episode_steps,
+        renderer=partial(GymnasiumRenderer, "CartPole-v1"),
     )
 
 
@@ -47,6 +50,7 @@ def _pendulum(*, g: Any = 10.0) -> Environment:
         single_action_space=spaces.Box(-2.0, 2.0, (1,), dtype=np.float32),
         render_fps=30,
         max_episode_steps=REGISTERED["Pendulum-v1"].max_episode_steps,
+        renderer=partial(GymnasiumRenderer, "Pendulum-v1"),
     )
 
 
@@ -60,6 +64,7 @@ def _mountain_car(*, goal_velocity: Any = 0) -> Environment:
         single_action_space=spaces.Discrete(3),
         render_fps=30,
         max_episode_steps=REGISTERED["MountainCar-v0"].max_episode_steps,
+        renderer=partial(GymnasiumRenderer, "MountainCar-v0"),
     )
 
 
@@ -73,6 +78,7 @@ def _continuous_mountain_car(*, goal_velocity: Any = 0) -> Environment:
         single_action_space=spaces.Box(-1.0, 1.0, (1,), dtype=np.float32),
         render_fps=30,
         max_episode_steps=REGISTERED["MountainCarContinuous-v0"].max_episode_steps,
+        renderer=partial(GymnasiumRenderer, "MountainCarContinuous-v0"),
     )
 
 
@@ -87,6 +93,7 @@ def _acrobot() -> Environment:
         single_action_space=spaces.Discrete(3),
         render_fps=15,
         max_episode_steps=REGISTERED["Acrobot-v1"].max_episode_steps,
+        renderer=partial(GymnasiumRenderer, "Acrobot-v1"),
     )
 
 

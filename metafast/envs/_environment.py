@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 from metafast.envs._exact import ufunc_loops
+from metafast.envs._render import Renderer
 
 __all__ = ["ActionLayout", "Environment"]
 
@@ -71,6 +72,8 @@ class Environment:
     explain_failure : callable, optional
         Called after user code raised, with the vector environment, the number of the environment, its action (None in a
         reset) and its new seed (None where it has none): raises the error.
+    renderer : callable, optional
+        Makes what draws it; None where nothing does.
     """
 
     env_id: str
@@ -88,6 +91,7 @@ class Environment:
     registered: bool = True
     check_state: Callable[[npt.NDArray[Any]], None] | None = None
     explain_failure: Callable[[Any, int, Any, Any], NoReturn] | None = None
+    renderer: Callable[[], Renderer] | None = None
 
     @property
     def actions(self) -> ActionLayout:

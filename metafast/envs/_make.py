@@ -10,7 +10,6 @@ from metafast.envs import _classic_control
 from metafast.envs._arguments import check_whole_number
 from metafast.envs._catalogue import CATALOGUE
 from metafast.envs._environment import Environment
-from metafast.envs._render import check_render_mode
 from metafast.envs._vector_env import UNLIMITED, NativeVectorEnv
 
 __all__ = ["make_from", "make_vec"]
@@ -64,7 +63,8 @@ def make_vec(
         If False, `reset` and `step` return the same arrays every time, rewritten in place, which saves their
         allocation: copy what must outlive the next call.
     render_mode : {"rgb_array"}, optional
-        With it, `NativeVectorEnv.render` draws gymnasium's environments with gymnasium's own renderers (and pygame).
+        With it, `NativeVectorEnv.render` draws gymnasium's environments with gymnasium's own renderers (and pygame),
+        and a user's with its ``render`` function. The task distributions draw nothing.
     **env_kwargs
         As gymnasium's. CartPole-v1: ``sutton_barto_reward`` (-1 for the step that ends in a fall and 0 for others,
         instead of 1 for all). Pendulum-v1: ``g`` (gravity, 10). MountainCar-v0 and MountainCarContinuous-v0:
@@ -110,7 +110,6 @@ def make_vec(
         raise TypeError(f"exact must be a bool, not {exact!r}")
     if exact and env_id not in _classic_control.BUILDERS:
         raise ValueError(f"exact must be False: {env_id} is metafast's own, and gymnasium has none to be exact to")
-    check_render_mode(env_id, render_mode)
     known = list(inspect.signature(builder).parameters)
     for name in env_kwargs:
         if name not in known:

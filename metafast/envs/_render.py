@@ -1,35 +1,44 @@
-"""Pictures of the native environments, drawn by gymnasium's own renderers from our state."""
+"""Pictures of environments, drawn from their state: gymnasium's by gymnasium's own renderers."""
 
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.error import DependencyNotInstalled
 
-__all__ = ["Renderer", "check_render_mode", "render_modes"]
+__all__ = ["Frame", "GymnasiumRenderer", "Renderer", "make_renderer", "render_modes"]
 
 Frame = npt.NDArray[np.uint8]
 
-# Gymnasium has these under the same ids, and their state is the vector that its environments call ``state``.
-_DRAWN = ("Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1")
+
+class Renderer(Protocol):
+    """What draws one kind of environment."""
+
+    def draw(self, states: npt.NDArray[Any], actions: Sequence[Any]) -> tuple[Frame, ...]:
+        """Return a frame, uint8 [height, width, 3], for each of the states, as `get_state` has them.
+
+        `actions` are those of the steps that led there, None where there was none.
+        """
+
+    def close(self) -> None:
+        """Let go of what the renderer holds."""
 
 
-def render_modes(env_id: str) -> list[str]:
-    """The render modes of an environment."""
-    return ["rgb_array"] if env_id in _DRAWN else []
+def render_modes(renderer: Callable[[], Renderer] | None) -> list[str]:
+    """The render modes of an environment that this renderer, if any, draws."""
+    return [] if renderer is None else ["rgb_array"]
 
 
-def check_render_mode(env_id: str, render_mode: object) -> None:
-    """Raise ValueError for a mode that the environment does not have, DependencyNotInstalled without pygame."""
+def make_renderer(env_id: str, renderer: Callable[[], Renderer] | None, render_mode: object) -> Renderer | None:
+    """Make what draws the environment in a mode. Raises ValueError for a mode that the environment does not have."""
     if render_mode is None:
-        return
-    modes = render_modes(env_id)
-    if not modes:
+        return None
+    if renderer is None:
         raise ValueError(f"render_mode must be None: {env_id} draws nothing; it is {render_mode!r}")
-    if render_mode not in modes:
+    if render_mode != "rgb_array":
         advice = (
             "; for a window, wrap an environment of that mode in gymnasium.wrappers.HumanRendering, "
             "or in gymnasium.wrappers.vector.HumanRendering"
@@ -37,27 +46,28 @@ def check_render_mode(env_id: str, render_mode: object) -> None:
         raise ValueError(
             f"render_mode must be None or 'rgb_array', not {render_mode!r}{advice if render_mode == 'human' else ''}"
         )
-    if importlib.util.find_spec("pygame") is None:
-        raise DependencyNotInstalled(
-            "render_mode='rgb_array' draws with pygame, which is not installed: "
-            'pip install "gymnasium[classic-control]"'
-        )
+    return renderer()
 
 
-class Renderer:
-    """Draws states with one environment of gymnasium's, which is never stepped."""
+class GymnasiumRenderer:
+    """Draws states, the vectors that gymnasium's environments call ``state``, with one that is never stepped.
+
+    Raises DependencyNotInstalled without pygame.
+    """
 
     def __init__(self, env_id: str) -> None:
+        if importlib.util.find_spec("pygame") is None:
+            raise DependencyNotInstalled(
+                "render_mode='rgb_array' draws with pygame, which is not installed: "
+                'pip install "gymnasium[classic-control]"'
+            )
         # The frames are ours to check and to count, so gymnasium's wrappers stay out.
         self._env: Any = gymnasium.make(env_id, render_mode="rgb_array", disable_env_checker=True).unwrapped
         self._env.reset(seed=0)
         self._shows_action = hasattr(self._env, "last_u")
 
-    def draw(self, states: npt.NDArray[np.float64], actions: Sequence[Any]) -> tuple[Frame, ...]:
-        """Return a frame, uint8 [height, width, 3], for each of the states [N, state size].
-
-        `actions` are those of the steps that led there, None where there was none.
-        """
+    def draw(self, states: npt.NDArray[Any], actions: Sequence[Any]) -> tuple[Frame, ...]:
+        """Return a frame, uint8 [height, width, 3], for each of the states [N, state size]."""
         frames = []
         for state, action in zip(states, actions, strict=True):
             self._env.state = state
@@ -69,5 +79,5 @@ class Renderer:
         return tuple(frames)
 
     def close(self) -> None:
-        """Let go of what the renderer holds."""
+        """Let go of gymnasium's environment."""
         self._env.close()

@@ -15,7 +15,7 @@ from metafast import _core
 from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
 from metafast.envs._environment import Environment
 from metafast.envs._exact import numpy_streams
-from metafast.envs._render import Renderer, render_modes
+from metafast.envs._render import make_renderer, render_modes
 
 __all__ = ["NativeVectorEnv"]
 
@@ -80,7 +80,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self.autoreset_mode = autoreset_mode
         self.copy = copy
         self.metadata = {
-            "render_modes": render_modes(environment.env_id),
+            "render_modes": render_modes(environment.renderer),
             "render_fps": environment.render_fps,
             "autoreset_mode": autoreset_mode,
         }
@@ -116,7 +116,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         self._batch = _core.EnvBatch(**arguments | self._environment.core_arguments())
         # A bound method kept: at one environment the look-up would be a noticeable part of a step.
         self._step: Callable[[object], Any] = self._batch.step
-        self._renderer: Renderer | None = None
+        self._renderer = make_renderer(self._environment.env_id, self._environment.renderer, self.render_mode)
         self._last_actions: Any = None
         if self.render_mode is not None:
             self._step = self._step_and_keep_actions
@@ -225,7 +225,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         return outcome
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...]:
-        """Draw every environment's present state with gymnasium's own renderer.
+        """Draw every environment's present state, with gymnasium's own renderer or the user's function.
 
         Returns
         -------
@@ -239,11 +239,9 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         gymnasium.error.ResetNeeded
             If `reset` was never called.
         """
-        if self.render_mode is None:
+        if self._renderer is None:
             raise ValueError("render_mode is None: make the environment with render_mode='rgb_array' to draw it")
         state = self.get_state()
-        if self._renderer is None:
-            self._renderer = Renderer(self._environment.env_id)
         moved = (state["elapsed_steps"] > 0) & (self._last_actions is not None)
         actions = [self._last_actions[index] if moved[index] else None for index in range(self.num_envs)]
         return self._renderer.draw(state["state"], actions)

@@ -11,7 +11,6 @@ from gymnasium.error import ResetNeeded
 
 import metafast
 from metafast.envs._catalogue import CATALOGUE
-from metafast.envs._render import check_render_mode, render_modes
 
 DRAWN = sorted(env_id for env_id in CATALOGUE if env_id in gymnasium.registry)
 
@@ -112,8 +111,8 @@ def test_refusals():
 
 def test_environments_that_draw_nothing():
     with pytest.raises(ValueError, match="render_mode must be None: Bandit-v0 draws nothing"):
-        check_render_mode("Bandit-v0", "rgb_array")
-    assert render_modes("Bandit-v0") == []
+        metafast.envs.make_vec("Bandit-v0", 2, render_mode="rgb_array")
+    assert metafast.envs.make_vec("Bandit-v0", 2).metadata["render_modes"] == []
 
 
 def test_without_pygame():

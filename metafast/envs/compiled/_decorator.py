@@ -28,9 +28,12 @@ def compile_env(
 
     - ``reset(state, rng)`` writes the first state of an episode,
     - ``step(state, action, rng)`` advances the state and returns ``(reward, terminated)``,
-    - ``observe(state, observation)`` fills the array `observation`.
+    - ``observe(state, observation)`` fills the array `observation`,
 
-    Numba compiles them when the first vector environment is made, in a second or two; the machine code is kept in
+    and, if it is to be drawn, a fourth, which is never compiled: ``render(state)`` returns a frame, uint8 [height,
+    width, 3] (``make_vec(..., render_mode="rgb_array")``).
+
+    Numba compiles the three when the first vector environment is made, in a second or two; the machine code is kept in
     ``METAFAST_CACHE_DIR`` (by default in the user's cache folder) and found there by the next process.
 
     What is written in the functions is what Numba calls nopython Python: numbers, tuples, NumPy arrays, loops,
@@ -156,10 +159,18 @@ def compile_env(
     ...         observation[:] = state.walls
     ...         observation[7, 7] = 3
     ...         observation[state.row, state.column] = 2
+    ...
+    ...     def render(state):
+    ...         frame = np.full((8, 8, 3), 255, np.uint8)
+    ...         frame[state.walls == 1] = 0
+    ...         frame[state.row, state.column] = (200, 60, 40)
+    ...         return frame.repeat(16, axis=0).repeat(16, axis=1)
     >>> from metafast.envs import make_vec
-    >>> env = make_vec("Maze-v0", 64, autoreset_mode="same_step")
+    >>> env = make_vec("Maze-v0", 64, autoreset_mode="same_step", render_mode="rgb_array")
     >>> env.reset(seed=0)[0].shape
     (64, 8, 8)
+    >>> env.render()[0].shape
+    (128, 128, 3)
 
     A game against a player who draws at random, with a stake that is bet on each throw of two dice:
 

@@ -6,6 +6,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,6 +15,7 @@ from gymnasium import Space
 from metafast.envs._environment import Environment
 from metafast.envs.compiled._debug import PlainPhases
 from metafast.envs.compiled._fields import Layout
+from metafast.envs.compiled._renderer import UserRenderer
 from metafast.envs.compiled._source import UserFunctions, check_signatures, place
 from metafast.envs.compiled._spaces import action_element, observation_element
 
@@ -34,8 +36,8 @@ class CompiledEnv:
         The step at which an episode is truncated.
     id : str or None
         Its name in `metafast.envs.make_vec`; in gymnasium's ``make_vec`` it has the prefix ``metafast/``.
-    reset, step, observe : function
-        The user's functions, as they were written.
+    reset, step, observe, render : function
+        The user's functions, as they were written; `render` is None where there is none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class CompiledEnv:
         self._action = action_element(action_space)
         self._observation = observation_element(observation_space)
         self._functions = check_signatures(owner)
+        self.render = self._functions.pop("render", None)
         self.reset, self.step, self.observe = (self._functions[name] for name in ("reset", "step", "observe"))
         self._source = UserFunctions(self._functions)
         self._lock = threading.Lock()
@@ -96,7 +99,8 @@ class CompiledEnv:
             Run the functions as plain Python, with the same random numbers: a debugger stops in them, they may print,
             and an exception carries its own traceback.
         **options
-            ``num_threads``, ``autoreset_mode``, ``max_episode_steps`` and ``copy`` of `metafast.envs.make_vec`.
+            ``num_threads``, ``autoreset_mode``, ``max_episode_steps``, ``copy`` and ``render_mode`` of
+            `metafast.envs.make_vec`.
 
         Returns
         -------
@@ -116,12 +120,12 @@ class CompiledEnv:
         env_kwargs: dict[str, Any] = {"debug": True} if debug else {}
         return make_from(self.environment(**env_kwargs), num_envs, **options, env_kwargs=env_kwargs)
 
-    def make(self, *, debug: bool = False, max_episode_steps: int | None = None) -> Any:
+    def make(self, *, debug: bool = False, max_episode_steps: int | None = None, render_mode: str | None = None) -> Any:
         """Make one environment by itself, a ``gymnasium.Env``, as `metafast.envs.make` does."""
         from metafast.envs._single_env import NativeEnv
 
-        options = {"autoreset_mode": "disabled", "num_threads": 1, "max_episode_steps": max_episode_steps}
-        return NativeEnv(self.make_vec(1, debug=debug, **options))
+        options = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
+        return NativeEnv(self.make_vec(1, debug=debug, autoreset_mode="disabled", num_threads=1, **options))
 
     def debug(self, num_envs: int = 1, **options: Any) -> Any:
         """`make_vec` with ``debug=True``."""
@@ -218,6 +222,7 @@ class UserEnvironment(Environment):
             undoable=can_raise,
             registered=definition.id is not None,
             explain_failure=self._explain_failure,
+            renderer=None if definition.render is None else partial(UserRenderer, definition.render),
         )
         object.__setattr__(self, "definition", definition)
         object.__setattr__(self, "plain", plain)

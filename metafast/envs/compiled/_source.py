@@ -20,6 +20,8 @@ import numpy as np
 __all__ = ["UserFunctions", "check_signatures"]
 
 PARAMETERS = {"reset": ("state", "rng"), "step": ("state", "action", "rng"), "observe": ("state", "observation")}
+# Never compiled.
+OPTIONAL = {"render": ("state",)}
 
 _MISSING = object()
 _DEBUG_ONLY = (print, input, open, breakpoint)
@@ -27,10 +29,15 @@ _LIBRARIES = ("numpy", "math", "cmath", "numba", "builtins", "operator")
 
 
 def check_signatures(owner: type) -> dict[str, Callable[..., Any]]:
-    """The functions of a class, by name. Raises TypeError where one is missing or takes other arguments."""
+    """The functions of a class, by name; ``render`` only where there is one.
+
+    Raises TypeError where one is missing or takes other arguments.
+    """
     functions: dict[str, Callable[..., Any]] = {}
-    for name, parameters in PARAMETERS.items():
+    for name, parameters in (PARAMETERS | OPTIONAL).items():
         function = inspect.getattr_static(owner, name, None)
+        if function is None and name in OPTIONAL:
+            continue
         wanted = f"def {name}({', '.join(parameters)})"
         if isinstance(function, staticmethod):
             function = function.__func__
