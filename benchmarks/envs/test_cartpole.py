@@ -7,19 +7,14 @@ were drawn beforehand, auto-resets included. `extra_info` records millions of en
 round. The number in a name is the most threads that it may use, then the number of environments.
 """
 
-import itertools
-import time
-
 import numpy as np
 import pytest
 from envs.pufferlib_cartpole import PufferLibCartPole
+from envs.stepping import measure_steps
 
 import metafast
 
 NUM_BATCHES = 64
-# The same for all: a neighbour on the machine then slows every contender alike.
-ROUND_SECONDS = 0.01
-NUM_ROUNDS = 40
 SIZES = (1, 64, 1024, 16384)
 
 
@@ -89,29 +84,8 @@ CASES = [
 def measure(benchmark, env, num_envs, group):
     """Time steps with random actions, after the environment has shown that it obeys the rules."""
     assert_balances(env, num_envs)
-    batches = itertools.cycle(np.random.default_rng(0).integers(0, 2, (NUM_BATCHES, num_envs)))
-    step = env.step
-
-    def seconds_of(num_steps):
-        actions = list(itertools.islice(batches, num_steps))
-        start = time.perf_counter()
-        for batch in actions:
-            step(batch)
-        return time.perf_counter() - start
-
-    seconds_of(3)
-    num_steps = max(1, round(ROUND_SECONDS / seconds_of(3) * 3))
-
-    def step_round():
-        for batch in itertools.islice(batches, num_steps):
-            step(batch)
-
-    benchmark.group = f"{group}, {num_envs} environments"
-    benchmark.pedantic(step_round, rounds=NUM_ROUNDS, iterations=1, warmup_rounds=1)
-    if benchmark.stats is not None:
-        seconds = benchmark.stats.stats.median / num_steps
-        benchmark.extra_info["M steps/s"] = round(num_envs / seconds / 1e6, 3)
-        benchmark.extra_info["us per step"] = round(seconds * 1e6, 2)
+    batches = np.random.default_rng(0).integers(0, 2, (NUM_BATCHES, num_envs))
+    measure_steps(benchmark, env.step, batches, num_envs, group)
     env.close()
 
 

@@ -9,16 +9,14 @@ second in the median round. The number in a name is the most threads that it may
 """
 
 import itertools
-import time
 
 import numpy as np
 import pytest
+from envs.stepping import NUM_ROUNDS, measure_steps
 
 import metafast
 
 NUM_BATCHES = 16
-ROUND_SECONDS = 0.01
-NUM_ROUNDS = 40
 SIZES = (64, 1024, 16384)
 NUM_ACTIONS = {"Bandit-v0": 10, "TabularMDP-v0": 5}
 
@@ -136,32 +134,10 @@ def assert_pays_as_drawn(env_id, env, batches):
 @pytest.mark.parametrize(("env_id", "maker", "num_threads", "num_envs"), CASES)
 def test_step(benchmark, env_id, maker, num_threads, num_envs):
     env = maker(env_id, num_envs, num_threads)
-    drawn = np.random.default_rng(0).integers(0, NUM_ACTIONS[env_id], (NUM_BATCHES, num_envs))
-    assert_pays_as_drawn(env_id, env, drawn)
-    batches = itertools.cycle(drawn)
-    step = env.step
-
-    def seconds_of(num_steps):
-        actions = list(itertools.islice(batches, num_steps))
-        start = time.perf_counter()
-        for batch in actions:
-            step(batch)
-        return time.perf_counter() - start
-
-    seconds_of(3)
+    batches = np.random.default_rng(0).integers(0, NUM_ACTIONS[env_id], (NUM_BATCHES, num_envs))
+    assert_pays_as_drawn(env_id, env, batches)
     # Whole tasks: every round has its share of resets.
-    num_steps = 101 * max(1, round(ROUND_SECONDS / seconds_of(3) * 3 / 101))
-
-    def step_round():
-        for batch in itertools.islice(batches, num_steps):
-            step(batch)
-
-    benchmark.group = f"{env_id}, {num_envs} environments"
-    benchmark.pedantic(step_round, rounds=NUM_ROUNDS, iterations=1, warmup_rounds=1)
-    if benchmark.stats is not None:
-        seconds = benchmark.stats.stats.median / num_steps
-        benchmark.extra_info["M steps/s"] = round(num_envs / seconds / 1e6, 3)
-        benchmark.extra_info["us per step"] = round(seconds * 1e6, 2)
+    measure_steps(benchmark, env.step, batches, num_envs, env_id, multiple_of=101)
 
 
 @pytest.mark.parametrize("num_envs", SIZES)

@@ -7,36 +7,20 @@
 #pragma once
 
 #include "common/host_device.hpp"
+#include "envs/valley.hpp"
 
 namespace metafast {
 
 template <class Math>
-struct ContinuousMountainCar {
-  static constexpr int kStateSize = 2;  // position, velocity
-  static constexpr int kObservationSize = 2;
-  static constexpr int kResetUniforms = 1;
-  static constexpr int kStepUniforms = 0;
+struct ContinuousMountainCar : Valley {
   using Action = float;  // the force, clipped to [-1, 1]
-  static constexpr int kActionSize = 1;
 
   struct Parameters : Math {
     double goal_velocity;
   };
 
-  static constexpr double kLowestPosition = -1.2;
-  static constexpr double kHighestPosition = 0.6;
-  static constexpr double kSpeedLimit = 0.07;
   static constexpr double kGoal = 0.45;
   static constexpr double kPower = 0.0015;
-  static constexpr double kGravity = 0.0025;
-  static constexpr double kResetLow = -0.6;
-  static constexpr double kResetHigh = -0.4;
-
-  METAFAST_FORMULA void reset(const Parameters&, const double (&uniforms)[kResetUniforms],
-                              double (&state)[kStateSize]) {
-    state[0] = kResetLow + (kResetHigh - kResetLow) * uniforms[0];
-    state[1] = 0;
-  }
 
   METAFAST_FORMULA void step(const Parameters& parameters, const Action (&action)[kActionSize], const double (&)[1],
                              double (&state)[kStateSize], double& reward, bool& terminated) {
@@ -80,11 +64,6 @@ struct ContinuousMountainCar {
     reward = (terminated ? 100.0 : 0.0) - force * force * 0.1;
     state[0] = single(position);
     state[1] = single(velocity);
-  }
-
-  METAFAST_FORMULA void observe(const Parameters&, const double (&state)[kStateSize],
-                                float (&observation)[kObservationSize]) {
-    for (int i = 0; i < kObservationSize; ++i) observation[i] = static_cast<float>(state[i]);
   }
 
   // What the valley's slope is the cosine of.

@@ -1,41 +1,25 @@
 // MountainCar-v0: a car in a valley, too weak to drive straight up, is pushed left, right or not at all.
 //
-// Moore's thesis (1990), in the operation order of gymnasium's MountainCarEnv.
+// In the operation order of gymnasium's MountainCarEnv.
 #pragma once
 
 #include <cstdint>
 
 #include "common/host_device.hpp"
+#include "envs/valley.hpp"
 
 namespace metafast {
 
 template <class Math>
-struct MountainCar {
-  static constexpr int kStateSize = 2;  // position, velocity
-  static constexpr int kObservationSize = 2;
-  static constexpr int kResetUniforms = 1;
-  static constexpr int kStepUniforms = 0;
+struct MountainCar : Valley {
   using Action = std::int32_t;  // 0 pushes left, 2 pushes right
-  static constexpr int kActionSize = 1;
 
   struct Parameters : Math {
     double goal_velocity;
   };
 
-  static constexpr double kLowestPosition = -1.2;
-  static constexpr double kHighestPosition = 0.6;
-  static constexpr double kSpeedLimit = 0.07;
   static constexpr double kGoal = 0.5;
   static constexpr double kForce = 0.001;
-  static constexpr double kGravity = 0.0025;
-  static constexpr double kResetLow = -0.6;
-  static constexpr double kResetHigh = -0.4;
-
-  METAFAST_FORMULA void reset(const Parameters&, const double (&uniforms)[kResetUniforms],
-                              double (&state)[kStateSize]) {
-    state[0] = kResetLow + (kResetHigh - kResetLow) * uniforms[0];
-    state[1] = 0;
-  }
 
   METAFAST_FORMULA void step(const Parameters& parameters, const Action (&action)[kActionSize], const double (&)[1],
                              double (&state)[kStateSize], double& reward, bool& terminated) {
@@ -60,11 +44,6 @@ struct MountainCar {
 
   // What the valley's slope is the cosine of.
   METAFAST_FORMULA double slope_angle(const double (&state)[kStateSize]) { return 3 * state[0]; }
-
-  METAFAST_FORMULA void observe(const Parameters&, const double (&state)[kStateSize],
-                                float (&observation)[kObservationSize]) {
-    for (int i = 0; i < kObservationSize; ++i) observation[i] = static_cast<float>(state[i]);
-  }
 };
 
 }  // namespace metafast

@@ -1,6 +1,8 @@
 """Machine code is compiled once, and found again exactly where nothing it depends on has changed."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -51,8 +53,6 @@ OFFSET = 0.0
 @pytest.fixture
 def run(tmp_path):
     """Run the world in a fresh process: (whether it came from the cache, observations, whether Numba was imported)."""
-    import json
-
     (tmp_path / "world.py").write_text(WORLD)
     (tmp_path / "helpers.py").write_text(HELPERS)
 
@@ -88,6 +88,17 @@ def test_a_second_process_needs_no_numba(run, tmp_path):
     assert files(tmp_path) == kept
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache that has the world as it is above."""
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "world.py").write_text(WORLD)
+    (folder / "helpers.py").write_text(HELPERS)
+    environment = os.environ | {"METAFAST_CACHE_DIR": str(folder / "cache")}
+    subprocess.run([sys.executable, "world.py"], cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "cache"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -101,15 +112,16 @@ def test_a_second_process_needs_no_numba(run, tmp_path):
         (("world.py", "SPEED = 2", "SPEED = 2.0"), [4.0, 6.0]),
     ],
 )
-def test_what_is_compiled_in_is_part_of_the_key(run, change, expected):
-    run()
+def test_what_is_compiled_in_is_part_of_the_key(run, tmp_path, compiled, change, expected):
+    shutil.copytree(compiled, tmp_path / "cache")
     cached, observations, *_ = run(change)
     assert not cached
     assert [row[0] for row in observations] == expected
 
 
-def test_what_does_not_matter_is_not(run):
-    run()
+def test_what_does_not_matter_is_not(run, tmp_path, compiled):
+    shutil.copytree(compiled, tmp_path / "cache")
+    assert run()[0]
     assert run(("world.py", "\nSPEED", "\n# The speed.\n\n\nOTHER = 5\nSPEED"))[0]
 
 

@@ -13,14 +13,14 @@ from metafast.envs import check_vector_env, compile_env, make, make_vec
 WIDTH = 16
 
 
-@compile_env(
-    observation_space=Box(0, 1, (WIDTH,), np.float32),
-    action_space=Discrete(2),
-    state={"heights": (np.float32, (WIDTH,)), "place": np.int32},
-    max_episode_steps=4,
-    id="Painted-v0",
-    render_fps=7,
-)
+DECLARED = {
+    "observation_space": Box(0, 1, (WIDTH,), np.float32),
+    "action_space": Discrete(2),
+    "state": {"heights": (np.float32, (WIDTH,)), "place": np.int32},
+}
+
+
+@compile_env(**DECLARED, max_episode_steps=4, render_fps=7)
 class Painted:
     def reset(state, rng):
         for k in range(WIDTH):
@@ -42,6 +42,11 @@ class Painted:
         frame[1, :] = colours["ground"]
         frame[1, state.place] = colours["here"]
         return frame
+
+
+def with_render(render, **options):
+    functions = {name: getattr(Painted, name) for name in ("reset", "step", "observe")}
+    return compile_env(**DECLARED, **options)(type("Painting", (), functions | {"render": render}))
 
 
 def expected(state):
@@ -73,6 +78,7 @@ def test_frames_are_of_the_present_state(mode, debug):
 
 
 def test_it_draws_wherever_an_environment_is_made():
+    with_render(Painted.render, max_episode_steps=4, id="Painted-v0")
     single = Painted.make(render_mode="rgb_array")
     single.reset(seed=1)
     np.testing.assert_array_equal(single.render(), expected(single.get_state()["state"])[0])
@@ -85,22 +91,17 @@ def test_it_draws_wherever_an_environment_is_made():
 
 
 def test_a_video_of_it(tmp_path):
-    env = make_vec("Painted-v0", 2, render_mode="rgb_array")
     env = gymnasium.wrappers.vector.RecordVideo(
-        env, str(tmp_path / "videos"), step_trigger=lambda step: step == 0, video_length=3
+        Painted.make_vec(2, render_mode="rgb_array"),
+        str(tmp_path / "videos"),
+        step_trigger=lambda step: step == 0,
+        video_length=3,
     )
     env.reset(seed=0)
     for _ in range(4):
         env.step(np.zeros(2, np.int64))
     env.close()
     assert [video.stat().st_size > 300 for video in tmp_path.glob("videos/*.mp4")] == [True]
-
-
-def with_render(render):
-    functions = {name: getattr(Painted, name) for name in ("reset", "step", "observe")}
-    layout = {"heights": (np.float32, (WIDTH,)), "place": np.int32}
-    spaces = {"observation_space": Painted.observation_space, "action_space": Painted.action_space}
-    return compile_env(**spaces, state=layout)(type("Painting", (), functions | {"render": render}))
 
 
 def test_refusals():
