@@ -15,7 +15,7 @@ from metafast import _core
 from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
 from metafast.envs._environment import Environment
 from metafast.envs._exact import numpy_streams
-from metafast.envs._render import make_renderer, render_modes
+from metafast.envs._render import Renderer, make_renderer, render_modes
 
 __all__ = ["NativeVectorEnv"]
 
@@ -59,6 +59,9 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
     autoreset_mode : gymnasium.vector.AutoresetMode
         What follows the end of an episode; also in ``metadata["autoreset_mode"]``.
     """
+
+    # Also of an environment whose making failed, which gymnasium closes.
+    _renderer: Renderer | None = None
 
     def __init__(
         self,
@@ -355,7 +358,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         return {"attributes": attributes, "state": self.get_state() if started else None, "final_observations": final}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__dict__.update(pickled["attributes"], _renderer=None)
+        self.__dict__.update(pickled["attributes"])
         if self.closed:
             self.close_extras()
             return

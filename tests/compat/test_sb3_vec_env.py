@@ -121,6 +121,8 @@ def test_attributes_and_methods():
         lambda env: env.get_attr("steps", indices=1),
         lambda env: env.get_attr("steps", indices=[-1]),
         lambda env: env.env_method("times", 2, plus=1),
+        lambda env: env.env_method("times", 2, indices=[0]),
+        lambda env: env.env_method("times", 2, indices=[-1, 1], plus=3),
         lambda env: env.env_is_wrapped(Told),
         lambda env: env.env_is_wrapped(Monitor, indices=[0]),
         lambda env: env.has_attr("steps"),
@@ -131,8 +133,8 @@ def test_attributes_and_methods():
         assert call(ours) == call(theirs)
     ours.set_attr("steps", 9)
     assert ours.get_attr("steps") == [9, 9, 9]
-    with pytest.raises(NotImplementedError, match="of all its environments or of none"):
-        ours.env_method("times", 2, indices=[0])
+    with pytest.raises(ValueError, match="indices must be None: NativeVectorEnv .* these are \\[0\\] of 5"):
+        VectorEnvAdapter(native()).env_method("times", 2, indices=[0])
 
 
 def test_native_environments():

@@ -122,10 +122,21 @@ class VectorEnvAdapter(VecEnv):
         self.env.unwrapped.set_attr(attr_name, values)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method of every environment."""
-        if set(self._get_indices(indices)) != set(range(self.num_envs)):
-            raise NotImplementedError("a gymnasium.vector.VectorEnv calls a method of all its environments or of none")
-        return list(self.env.unwrapped.call(method_name, *method_args, **method_kwargs))
+        """Call a method of each environment, or of those in `indices`.
+
+        Raises ValueError for a part of the environments where gymnasium calls all of them or none, in
+        ``AsyncVectorEnv``.
+        """
+        chosen = list(self._get_indices(indices))
+        if chosen == list(range(self.num_envs)):
+            return list(self.env.unwrapped.call(method_name, *method_args, **method_kwargs))
+        envs = getattr(self.env.unwrapped, "envs", None)
+        if envs is None:
+            raise ValueError(
+                f"indices must be None: {type(self.env.unwrapped).__name__} calls a method of all environments or of "
+                f"none, and these are {chosen} of {self.num_envs}"
+            )
+        return [envs[index].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for index in chosen]
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None
