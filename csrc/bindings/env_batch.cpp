@@ -55,6 +55,13 @@ py::array_t<Scalar> copy_of(const std::vector<Scalar>& values) {
   return py::array_t<Scalar>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+// Keeps the number of the first environment that failed, whichever thread comes first; -1 stands for none.
+void keep_first(std::atomic<std::int64_t>& first, std::int64_t failed) {
+  std::int64_t known = first.load(std::memory_order_relaxed);
+  while (failed >= 0 && (known < 0 || failed < known))
+    if (first.compare_exchange_weak(known, failed, std::memory_order_relaxed)) return;
+}
+
 std::int64_t product(const std::vector<py::ssize_t>& shape) {
   std::int64_t size = 1;
   for (const py::ssize_t extent : shape) size *= extent;
@@ -154,6 +161,8 @@ Batch EnvBatch::view() {
   batch.begin_before_step = layout_.users;
   if (saved_state_) {
     batch.saved_state = saved_state_.get();
+    batch.field_bytes = layout_.field_bytes.data();
+    batch.num_fields = static_cast<std::int64_t>(layout_.field_bytes.size());
     batch.saved_elapsed_steps = saved_elapsed_steps_.data();
     batch.saved_ended = saved_ended_.data();
     batch.saved_episodes = saved_episodes_.data();
@@ -289,7 +298,7 @@ py::object EnvBatch::step(py::handle actions) {
   for_each_range([&](std::int64_t begin, std::int64_t end) {
     const Outcome outcome = step_range(batch, result, begin, end);
     num_final.fetch_add(outcome.num_final, std::memory_order_relaxed);
-    if (outcome.failed >= 0) failed.store(outcome.failed, std::memory_order_relaxed);
+    keep_first(failed, outcome.failed);
   });
   if (failed >= 0) return undone(failed);
   py::dict infos;
@@ -350,7 +359,11 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
   const Batch batch = view();
   if (saved_state_) {
     // A mask leaves tiles out, whose saved copies would be old.
-    std::copy_n(state_.get(), (num_envs_ + kTile - 1) / kTile * kTile * layout_.state_bytes, saved_state_.get());
+    for (std::int64_t first = 0; first < num_envs_; first += kTile) {
+      const std::int64_t offset = first * layout_.state_bytes;
+      copy_tile(saved_state_.get() + offset, state_.get() + offset, std::min<std::int64_t>(kTile, num_envs_ - first),
+                layout_.field_bytes.data(), static_cast<std::int64_t>(layout_.field_bytes.size()));
+    }
     saved_elapsed_steps_ = elapsed_steps_;
     saved_ended_ = ended_;
     saved_episodes_ = episodes_;
@@ -365,7 +378,7 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
         [&](std::int64_t slice) {
           const std::int64_t begin = slice * kResetSlice;
           const std::int64_t index = reset_range(batch, mask, begin, std::min(begin + kResetSlice, num_envs_));
-          if (index >= 0) failed.store(index, std::memory_order_relaxed);
+          keep_first(failed, index);
         },
         num_threads_);
   }

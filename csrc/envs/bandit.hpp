@@ -103,7 +103,7 @@ class Bandit {
     previous_ = previous_step_at(reinterpret_cast<std::byte*>(random_words_ + 4));
   }
 
-  // Whoever is in the middle of four pulls gets the words that it has.
+  // Whoever is in the middle of four pulls keeps the words that it has.
   void draw_every_fourth_step(const std::uint64_t* seeds, const std::uint64_t* episodes,
                               const std::int32_t* elapsed_steps, std::int64_t count) const {
     std::int32_t due = 0;
@@ -114,7 +114,8 @@ class Bandit {
     std::uint32_t words[4][kTile];
     draw_words(seeds, episodes, fours, 0, count, words);
     for (int k = 0; k < 4; ++k)
-      for (std::int64_t i = 0; i < count; ++i) random_words_[k][i] = words[k][i];
+      for (std::int64_t i = 0; i < count; ++i)
+        random_words_[k][i] = (elapsed_steps[i] & 3) == 0 ? words[k][i] : random_words_[k][i];
   }
 
   std::int64_t arms_;

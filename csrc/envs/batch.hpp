@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "common/isa.hpp"
 
@@ -63,10 +64,23 @@ struct Batch {
   bool begin_before_step;
   // Where not null: memory for what the step changes, from which the caller undoes a step that failed.
   std::byte* saved_state;
+  const std::int64_t* field_bytes;  // of one environment, for each field of the state; their sum is state_bytes
+  std::int64_t num_fields;
   std::int32_t* saved_elapsed_steps;
   std::uint8_t* saved_ended;
   std::uint64_t* saved_episodes;
 };
+
+// Copies the state of the first `count` environments of a tile to another tile. Of one that is not full, which is most
+// of a small batch's memory, no more than that.
+[[gnu::always_inline]] static inline void copy_tile(std::byte* to, const std::byte* from, std::int64_t count,
+                                                    const std::int64_t* field_bytes, std::int64_t num_fields) {
+  for (std::int64_t field = 0; field < num_fields; ++field) {
+    std::memcpy(to, from, static_cast<std::size_t>(count * field_bytes[field]));
+    to += kTile * field_bytes[field];
+    from += kTile * field_bytes[field];
+  }
+}
 
 struct StepResult {
   const std::byte* actions;  // checked, of the type that the environment takes

@@ -99,9 +99,7 @@ class TileDriver {
  private:
   void save() const {
     const auto count = static_cast<std::size_t>(count_);
-    // Fields lie in arrays of a whole tile each, so a tile that is not full is saved whole too.
-    std::memcpy(batch_.saved_state + first_ * batch_.state_bytes, state_,
-                static_cast<std::size_t>(kTile * batch_.state_bytes));
+    copy_tile(batch_.saved_state + first_ * batch_.state_bytes, state_, count_, batch_.field_bytes, batch_.num_fields);
     std::memcpy(batch_.saved_elapsed_steps + first_, batch_.elapsed_steps + first_, count * sizeof(std::int32_t));
     std::memcpy(batch_.saved_ended + first_, batch_.ended + first_, count);
     std::memcpy(batch_.saved_episodes + first_, batch_.episodes + first_, count * sizeof(std::uint64_t));

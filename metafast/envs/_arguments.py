@@ -170,8 +170,11 @@ def check_state(
     if environment.check_state is not None:
         environment.check_state(arrays["state"])
     elapsed_steps = state["elapsed_steps"]
-    if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps).any():
-        raise ValueError(f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit")
+    if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps - ~arrays["ended"]).any():
+        raise ValueError(
+            f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit, and below it where the "
+            "episode has not ended"
+        )
     record_bytes = environment.state.itemsize
     arrays["state"] = arrays["state"].reshape(-1).view(np.uint8).reshape(num_envs, record_bytes)
     return arrays

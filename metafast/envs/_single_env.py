@@ -111,7 +111,7 @@ class NativeEnv(gymnasium.Env[Any, Any]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned."""
         self.vector_env.set_state(state)
-        self._over = bool(state["ended"][0])
+        self._seeded, self._over = True, bool(state["ended"][0])
 
     def close(self) -> None:
         """Let go of the environment; later steps raise gymnasium.error.ClosedEnvironmentError."""

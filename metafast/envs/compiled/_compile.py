@@ -17,6 +17,7 @@ from metafast.envs.compiled._fields import IGNORED, TILE, Layout
 from metafast.envs.compiled._generator_type import COMPILE_OPTIONS, as_it_is, generator_type, make_generator
 from metafast.envs.compiled._spaces import Element
 from metafast.envs.compiled._state_type import StateType, array_type, row_view
+from metafast.envs.compiled._widening import WideningCompiler
 
 __all__ = ["Compiled", "compile_functions"]
 
@@ -87,6 +88,7 @@ class _Builder:
         self.module = self.library.create_ir_module(name)
         self.name = name
         self.state_type = StateType(layout)
+        self.observed_type = StateType(layout, readonly=True)
         self.action = action
         self.observation = observation
         self.inner: list[str] = []
@@ -102,7 +104,15 @@ class _Builder:
         flags.boundscheck = True
         flags.forceinline = True
         result = compiler.compile_extra(
-            self.typing_context, self.context, function, arguments, None, flags, {}, library=self.library
+            self.typing_context,
+            self.context,
+            function,
+            arguments,
+            None,
+            flags,
+            {},
+            library=self.library,
+            pipeline_class=WideningCompiler,
         )
         self.inner.append(result.fndesc.llvm_func_name)
         return result
@@ -158,10 +168,13 @@ class _Builder:
 
     def row(self, builder: ir.IRBuilder, rows: Any, index: Any, element: Element, readonly: bool = False) -> Any:
         """One environment's action or observation as an array."""
-        offset = builder.mul(index, ir.Constant(_I64, element.nbytes), flags=["nsw"])
-        address = builder.gep(rows, [offset], inbounds=True)
         kind = array_type(element.dtype, element.shape, readonly)
-        return row_view(self.context, builder, kind, element.shape, address)
+        return row_view(self.context, builder, kind, element.shape, self.address(builder, rows, index, element))
+
+    def address(self, builder: ir.IRBuilder, rows: Any, index: Any, element: Element) -> Any:
+        """Where one environment's action or observation is."""
+        offset = builder.mul(index, ir.Constant(_I64, element.nbytes), flags=["nsw"])
+        return builder.gep(rows, [offset], inbounds=True)
 
 
 class _Loop:
@@ -276,12 +289,17 @@ def _emit_begin_side_by_side(
 
 def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
     element = make.observation
-    compiled = make.compile(observe, (make.state_type, array_type(element.dtype, element.shape)))
+    compiled = make.compile(observe, (make.observed_type, array_type(element.dtype, element.shape)))
     builder, values = make.begin_phase("observe")
+
+    element_bytes = ir.Constant(_I64, element.nbytes)
 
     def observe_one(index: Any) -> None:
         state = make.state(builder, values["state"], index)
-        make.call(builder, compiled, [state, make.row(builder, values["observations"], index, element)], index)
+        row = make.row(builder, values["observations"], index, element)
+        # Of elements that `observe` writes, nothing is left of this.
+        cgutils.memset(builder, make.address(builder, values["observations"], index, element), element_bytes, 0)
+        make.call(builder, compiled, [state, row], index)
 
     listed = builder.icmp_signed(">=", values["num_indices"], ir.Constant(_I64, 0))
     with builder.if_then(listed):
@@ -291,6 +309,20 @@ def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
     with _Loop(builder, values["count"]) as index:
         observe_one(index)
     builder.ret(ir.Constant(_I64, -1))
+
+
+def _emit_phases(make: _Builder, functions: dict[str, Callable[..., Any]]) -> None:
+    for phase, emit, function in (
+        ("step", _emit_advance, functions["step"]),
+        ("reset", _emit_begin, functions["reset"]),
+        ("observe", _emit_observe, functions["observe"]),
+    ):
+        try:
+            with make.context.push_code_library(make.library):
+                emit(make, function)
+        except Exception as error:
+            error.user_function = phase  # type: ignore[attr-defined]
+            raise
 
 
 @global_compiler_lock
@@ -309,17 +341,7 @@ def compile_functions(
     for helper in helpers:
         overload(helper, jit_options=COMPILE_OPTIONS, strict=False)(as_it_is(helper))
     make = _Builder(name, layout, action, observation)
-    for phase, emit, function in (
-        ("step", _emit_advance, functions["step"]),
-        ("reset", _emit_begin, functions["reset"]),
-        ("observe", _emit_observe, functions["observe"]),
-    ):
-        try:
-            with make.context.push_code_library(make.library):
-                emit(make, function)
-        except errors.NumbaError as error:
-            error.user_function = phase
-            raise
+    _emit_phases(make, functions)
     library = make.library
     library.add_ir_module(make.module)
     # Inlined everywhere; as internal functions no copies of them remain.

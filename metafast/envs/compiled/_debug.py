@@ -32,11 +32,12 @@ def _memory(address: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.N
 class State:
     """`state` in plain Python: one environment's fields in the batch's own memory."""
 
-    __slots__ = ("_arrays", "_index")
+    __slots__ = ("_arrays", "_index", "_readonly")
 
-    def __init__(self, arrays: dict[str, npt.NDArray[Any]], index: int) -> None:
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]], index: int, readonly: bool = False) -> None:
         object.__setattr__(self, "_arrays", arrays)
         object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "_readonly", readonly)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         arrays: dict[str, npt.NDArray[Any]] = self._arrays
@@ -45,10 +46,15 @@ class State:
         return arrays[name]
 
     def __getattr__(self, name: str) -> Any:
-        return _widened(self._array(name)[self._index])
+        value = _widened(self._array(name)[self._index])
+        if self._readonly and isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         array = self._array(name)
+        if self._readonly:
+            raise TypeError(f"observe must not change the state, but assigns to state.{name}")
         if array.ndim > 1:
             array[self._index][:] = value
             return
@@ -63,7 +69,11 @@ class State:
 
 
 class WideningArray(np.ndarray[Any, Any]):
-    """An array whose elements are read as compiled code reads them."""
+    """An array whose elements are read as float64 and int64, and take any number as those of compiled code do."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        given = np.asarray(value)
+        super().__setitem__(key, given.astype(self.dtype) if given.dtype.kind in "biuf" else value)
 
     def __getitem__(self, key: Any) -> Any:
         return _widened(super().__getitem__(key))
@@ -117,6 +127,9 @@ class PlainPhases:
         return error
 
     def _run(self, indices: Any, run: Callable[[int], None]) -> int:
+        if self.error is not None:
+            # The call has failed, in another tile.
+            return -1
         for index in indices:
             try:
                 with np.errstate(all="ignore"):
@@ -167,6 +180,7 @@ class PlainPhases:
         rows = _memory(observations, self._observation.dtype, (count, *self._observation.shape))
 
         def observe_one(i: int) -> None:
-            self._functions["observe"](State(fields, i), rows[i, ...].view(WideningArray))
+            rows[i] = 0
+            self._functions["observe"](State(fields, i, readonly=True), rows[i, ...].view(WideningArray))
 
         return self._run(range(count) if num_indices < 0 else _memory(indices, np.int32, (num_indices,)), observe_one)

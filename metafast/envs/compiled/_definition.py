@@ -63,14 +63,14 @@ class CompiledEnv:
         self._functions = check_signatures(owner)
         self.render = self._functions.pop("render", None)
         self.reset, self.step, self.observe = (self._functions[name] for name in ("reset", "step", "observe"))
-        self._source = UserFunctions(self._functions)
+        source = UserFunctions(self._functions)
         self._lock = threading.Lock()
         self._machine_code: Any = None
         self._fingerprint = _hash(
             # What a spawned process calls the main module of the one that started it.
             "__main__" if self.__module__ == "__mp_main__" else self.__module__,
             self.__qualname__,
-            self._source.description,
+            source.description,
             self._layout.describe(),
             repr((observation_space, action_space, max_episode_steps, env_id)),
         )
@@ -148,9 +148,11 @@ class CompiledEnv:
     def _build(self) -> Any:
         from metafast.envs.compiled._machine_code import build, key_of
 
-        if self._source.debug_only:
-            raise TypeError(f"{self.__qualname__} does not compile. {self._source.debug_only[0]}")
-        arguments = self._source, self._layout, self._action, self._observation
+        # Once more: Numba compiles in the values that global variables have now.
+        source = UserFunctions(self._functions)
+        if source.debug_only:
+            raise TypeError(f"{self.__qualname__} does not compile. {source.debug_only[0]}")
+        arguments = source, self._layout, self._action, self._observation
         try:
             return build(key_of(*arguments), self._functions, *arguments)
         except Exception as error:

@@ -15,6 +15,8 @@ TILE = 256
 # kIgnored of the same file: the mark of an environment whose step is to be ignored.
 IGNORED = 2
 
+# What get_attr and set_attr of the vector environment mean by these names.
+_TAKEN = ("state", "elapsed_steps", "ended", "seeds", "episodes", "np_random_seed")
 _NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64")
 
 
@@ -48,6 +50,8 @@ class Layout:
         for name, kind in declared.items():
             if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
                 raise ValueError(f"state has a field named {name!r}, which does not read as state.<name>")
+            if name in _TAKEN:
+                raise ValueError(f"state has a field named {name!r}, which every environment has: call it otherwise")
             dtype, shape = _type_and_shape(name, kind)
             fields.append(Field(name, dtype, shape, offset))
             offset += fields[-1].nbytes * TILE

@@ -1,6 +1,9 @@
 """The random numbers of a user's environment, in plain Python: csrc/envs/randomness.hpp's, number for number."""
 
 import math
+from typing import Any
+
+import numpy as np
 
 from metafast.envs import math as vector_math
 
@@ -30,7 +33,8 @@ class Generator:
     """Random numbers for one call of a user's ``reset`` or ``step``.
 
     They depend on the environment's seed, its episode and its step alone, so that a run can be repeated whatever the
-    number of environments or threads. Each draw takes one block of Philox4x32-10.
+    number of environments or threads. Each draw takes one block of Philox4x32-10. They are NumPy's numbers, which as in
+    compiled code may be divided by zero.
     """
 
     def __init__(self, seed: int, episode: int, step: int) -> None:
@@ -44,25 +48,25 @@ class Generator:
         self._block += 1
         return _uniform(w0, w1), _uniform(w2, w3)
 
-    def random(self) -> float:
+    def random(self) -> Any:
         """A float64 uniform on [0, 1), a multiple of 2^-53."""
-        return self._draw()[0]
+        return np.float64(self._draw()[0])
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Any:
         """A float64 uniform on [low, high)."""
-        return low + (high - low) * self._draw()[0]
+        return np.float64(low + (high - low) * self._draw()[0])
 
-    def normal(self, mean: float = 0.0, std: float = 1.0) -> float:
+    def normal(self, mean: float = 0.0, std: float = 1.0) -> Any:
         """A normally distributed float64, by Box and Muller's transformation (1958)."""
         first, second = self._draw()
         radius = math.sqrt(-2.0 * vector_math.log(1.0 - first))
-        return mean + std * (radius * vector_math.cos(6.283185307179586 * second))
+        return np.float64(mean + std * (radius * vector_math.cos(6.283185307179586 * second)))
 
-    def integers(self, low: int, high: int) -> int:
+    def integers(self, low: int, high: int) -> Any:
         """An integer from low to high - 1: low + floor(u * (high - low)), u a uniform of 53 bits.
 
         Each has its due probability to within 2^-53. Raises ValueError unless low < high.
         """
         if high <= low:
             raise ValueError("rng.integers(low, high) needs low < high")
-        return low + int((high - low) * self._draw()[0])
+        return np.int64(low + int((high - low) * self._draw()[0]))

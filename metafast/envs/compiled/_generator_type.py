@@ -13,10 +13,16 @@ from numba.core.datamodel import models
 from numba.core.extending import intrinsic, overload, overload_method, register_model
 
 from metafast.envs import math as vector_math
+from metafast.envs.compiled._widening import WideningCompiler
 
 __all__ = ["COMPILE_OPTIONS", "GeneratorType", "as_it_is", "generator_type", "make_generator"]
 
-COMPILE_OPTIONS = {"error_model": "numpy", "boundscheck": True, "forceinline": True}
+COMPILE_OPTIONS = {
+    "error_model": "numpy",
+    "boundscheck": True,
+    "forceinline": True,
+    "pipeline_class": WideningCompiler,
+}
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

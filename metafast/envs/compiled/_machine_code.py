@@ -18,7 +18,7 @@ from metafast.envs.compiled._spaces import Element
 __all__ = ["MachineCode", "build", "key_of"]
 
 # The version of what this package writes around the user's functions.
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)

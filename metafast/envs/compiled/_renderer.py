@@ -25,7 +25,7 @@ class UserRenderer:
         Raises what the function raises, and TypeError where it returns anything but a frame.
         """
         fields = {name: states[name] for name in states.dtype.names or ()}
-        return tuple(self._frame(State(fields, index)) for index in range(len(actions)))
+        return tuple(self._frame(State(fields, index, readonly=True)) for index in range(len(actions)))
 
     def _frame(self, state: State) -> Frame:
         frame = self._function(state)

@@ -23,6 +23,9 @@ PARAMETERS = {"reset": ("state", "rng"), "step": ("state", "action", "rng"), "ob
 # Never compiled.
 OPTIONAL = {"render": ("state",)}
 
+# Bytes of an array that is compiled in. Of a larger one Numba keeps the address, which is another process's.
+LARGEST_CONSTANT = 1_000_000
+
 _MISSING = object()
 _DEBUG_ONLY = (print, input, open, breakpoint)
 _LIBRARIES = ("numpy", "math", "cmath", "numba", "builtins", "operator")
@@ -89,6 +92,7 @@ class UserFunctions:
             return self._seen[id(function)]
         name = f"function {len(self._seen)}"
         self._seen[id(function)] = name
+        self.debug_only += [f"{message}: make_vec(..., debug=True)" for message in _debug_only_instructions(function)]
         defaults = [self._describe(function, "a default", value, None) for value in function.__defaults__ or ()]
         used = [
             f"{path} = {self._describe(function, path, value, line)}" for path, value, line in _used_values(function)
@@ -107,6 +111,17 @@ class UserFunctions:
         if isinstance(value, np.ndarray):
             if value.dtype.hasobject:
                 raise TypeError(f"{where}: {path} is an array of objects, which does not compile")
+            # Of others too it keeps the address.
+            if not (value.flags.c_contiguous or value.flags.f_contiguous):
+                raise TypeError(
+                    f"{where}: {path} is a view of a part of another array, which cannot be compiled in as a constant; "
+                    "use numpy.ascontiguousarray"
+                )
+            if value.nbytes > LARGEST_CONSTANT:
+                raise TypeError(
+                    f"{where}: {path} has {value.nbytes} bytes, and an array that is compiled in as a constant at most "
+                    f"{LARGEST_CONSTANT}; keep what is larger in the state"
+                )
             return f"array {value.dtype.descr} {value.shape} {value.strides} {value.tobytes().hex()}"
         if isinstance(value, tuple):
             parts = [self._describe(function, f"{path}[{k}]", part, line) for k, part in enumerate(value)]
@@ -126,8 +141,13 @@ class UserFunctions:
             return f"numpy {value.__name__}"
         numba_function = getattr(value, "py_func", None)
         if isinstance(numba_function, types.FunctionType):
-            options = sorted(map(repr, getattr(value, "targetoptions", {}).items()))
-            return f"{self._describe_function(numba_function)} {options}"
+            options = getattr(value, "targetoptions", {})
+            if not options.get("boundscheck") and _uses_indices(numba_function):
+                raise TypeError(
+                    f"{where}: numba compiled {path} without checks of its indices, so that a wrong one would write into "
+                    "other memory; leave its decorator away, or give it boundscheck=True"
+                )
+            return f"{self._describe_function(numba_function)} {sorted(map(repr, options.items()))}"
         if isinstance(value, types.FunctionType):
             if module != "metafast.envs.math":
                 if value not in self.helpers:
@@ -164,6 +184,28 @@ def refuse_randomness(where: str, path: str) -> NoReturn:
         f"{where}: {path} is not reproducible in an environment; use the argument rng, which has uniform, normal, "
         "integers and random"
     )
+
+
+def _uses_indices(function: Callable[..., Any]) -> bool:
+    instructions = (each for code in _nested(function.__code__) for each in dis.get_instructions(code))
+    return any("SUBSCR" in each.opname or "SLICE" in each.opname or each.argrepr == "[]" for each in instructions)
+
+
+def _debug_only_instructions(function: Callable[..., Any]) -> Iterator[str]:
+    """Messages about what Numba does not compile, or not safely."""
+    for code in _nested(function.__code__):
+        line = None
+        for instruction in dis.get_instructions(code):
+            if instruction.starts_line:
+                line = _line(instruction, line)
+            where = place(function, line)
+            if instruction.opname == "IMPORT_NAME":
+                name = str(instruction.argval)
+                if name.split(".")[0] in ("random", "secrets") or name.startswith("numpy.random"):
+                    refuse_randomness(where, name)
+                yield f"{where}: import {name} inside of a function works in debug mode only"
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and instruction.argval == "flat":
+                yield f"{where}: .flat has no checks of its indices (use .reshape(-1)) and works in debug mode only"
 
 
 def _used_values(function: Callable[..., Any]) -> Iterator[tuple[str, Any, int | None]]:

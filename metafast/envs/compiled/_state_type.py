@@ -48,9 +48,9 @@ def row_view(context: Any, builder: Any, kind: Any, shape: tuple[int, ...], addr
 class StateType(types.Type):
     """`state`, with the fields of a layout."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        super().__init__(name=f"state({layout.describe()})")
+    def __init__(self, layout: Layout, readonly: bool = False) -> None:
+        self.layout, self.readonly = layout, readonly
+        super().__init__(name=f"{'readonly ' if readonly else ''}state({layout.describe()})")
 
     def field(self, name: str) -> Field:
         """The field of this name; a TypingError where there is none."""
@@ -61,7 +61,7 @@ class StateType(types.Type):
     def value_type(self, field: Field) -> Any:
         """What a user's code sees."""
         if field.shape:
-            return array_type(field.dtype, field.shape)
+            return array_type(field.dtype, field.shape, self.readonly)
         return {"f": types.float64, "b": types.boolean}.get(field.dtype.kind, types.int64)
 
 
@@ -110,6 +110,8 @@ def write_field(context: Any, builder: Any, sig: Any, args: Any, name: str) -> N
     """Emits the store of a number, or the copy of an array's elements."""
     kind, given = sig.args
     field = kind.field(name)
+    if kind.readonly:
+        raise errors.TypingError(f"observe must not change the state, but assigns to state.{name}")
     address = _address(context, builder, kind, args[0], field)
     if field.shape:
         view = row_view(context, builder, given, field.shape, address)

@@ -78,10 +78,16 @@ def test_a_loop_with_them_is_vectorised():
     from envs.compiled.worlds import VectorCartPole
 
     from metafast.envs.compiled._compile import compile_functions
+    from metafast.envs.compiled._source import UserFunctions
 
     world = VectorCartPole
     compiled = compile_functions(
-        "metafast_vectorised", world._functions, world._source.helpers, world._layout, world._action, world._observation
+        "metafast_vectorised",
+        world._functions,
+        UserFunctions(world._functions).helpers,
+        world._layout,
+        world._action,
+        world._observation,
     )
     assert compiled.externals == ()
     assert not compiled.can_raise

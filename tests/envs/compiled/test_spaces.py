@@ -20,12 +20,12 @@ def echoing(action_space, observation_space, size):
         def step(state, action, rng):
             values = np.asarray(action)
             for k in range(size):
-                state.seen[k] = values.flat[k]
+                state.seen[k] = values.reshape(-1)[k]
             return state.seen.sum(), False
 
         def observe(state, observation):
             for k in range(size):
-                observation.flat[k] = state.seen[k]
+                observation.reshape(-1)[k] = state.seen[k]
 
     return Echo
 
