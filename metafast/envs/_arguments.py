@@ -170,7 +170,8 @@ def check_state(
     if environment.check_state is not None:
         environment.check_state(arrays["state"])
     elapsed_steps = state["elapsed_steps"]
-    if (elapsed_steps < 0).any() or (elapsed_steps > max_episode_steps - ~arrays["ended"]).any():
+    most = np.where(arrays["ended"], max_episode_steps, max_episode_steps - 1)
+    if (elapsed_steps < 0).any() or (elapsed_steps > most).any():
         raise ValueError(
             f"state['elapsed_steps'] must lie in [0, {max_episode_steps}], the episode limit, and below it where the "
             "episode has not ended"

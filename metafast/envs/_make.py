@@ -60,8 +60,8 @@ def make_vec(
         environments; rewards are float64. Sines, cosines and random numbers are then NumPy's own, and a step takes two
         to fifteen times as long.
     copy : bool
-        If False, `reset` and `step` return the same arrays every time, rewritten in place, which saves their
-        allocation: copy what must outlive the next call.
+        If False, `reset` and `step` return the same arrays every time, rewritten in place (also by a step that
+        raises), which saves their allocation: copy what must outlive the next call.
     render_mode : {"rgb_array"}, optional
         With it, `NativeVectorEnv.render` draws gymnasium's environments with gymnasium's own renderers (and pygame),
         and a user's with its ``render`` function. The task distributions draw nothing.

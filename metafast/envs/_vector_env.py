@@ -138,7 +138,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         Returns
         -------
         observations : numpy.ndarray
-            float32 [N, observation size], of all environments.
+            [N, ...], the space's dtype, of all environments.
         infos : dict
             Empty.
 
@@ -182,7 +182,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         Returns
         -------
         observations : numpy.ndarray
-            float32 [N, observation size].
+            [N, ...], the space's dtype.
         rewards : numpy.ndarray
             float32 [N], float64 with ``exact=True``.
         terminated, truncated : numpy.ndarray
@@ -251,10 +251,11 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
 
     @property
     def final_observations(self) -> Observations:
-        """Last observations of the episodes that the last step ended, float32 [N, observation size].
+        """Last observations of the episodes that the last step ended, [N, ...].
 
         Only the rows where ``terminated | truncated`` was True mean anything. In same_step mode this is one array that
-        each step writes to: the dense form of ``infos["final_obs"]``, for trainers, at no cost.
+        each step writes to: the dense form of ``infos["final_obs"]``, for trainers, at no cost. After a step that
+        raised they mean nothing.
         """
         return self._settled(self._batch.final_observations)  # type: ignore[no-any-return]
 

@@ -133,7 +133,7 @@ def test_attributes_and_methods():
         assert call(ours) == call(theirs)
     ours.set_attr("steps", 9)
     assert ours.get_attr("steps") == [9, 9, 9]
-    with pytest.raises(ValueError, match="indices must be None: NativeVectorEnv .* these are \\[0\\] of 5"):
+    with pytest.raises(ValueError, match=r"indices must be None: NativeVectorEnv .* these are \[0\] of 5"):
         VectorEnvAdapter(native()).env_method("times", 2, indices=[0])
 
 

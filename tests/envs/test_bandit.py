@@ -160,3 +160,19 @@ def test_unfit_arguments_are_refused():
         make(2, meta_observation=1)
     with pytest.raises(TypeError, match="Bandit-v0 has no argument 'states'"):
         make(2, states=4)
+
+
+def test_words_do_not_depend_on_the_neighbours():
+    """Also where the seeds were changed in the middle of four pulls."""
+    words = []
+    for neighbours_pulls in (4, 5):
+        env = metafast.envs.make_vec("Bandit-v0", 2, pulls=50)
+        env.reset(seed=[7, 8])
+        env.step(np.zeros(2, np.int64))
+        state = env.get_state()
+        state["seeds"][0] = 99
+        state["elapsed_steps"][1] = neighbours_pulls
+        env.set_state(state)
+        rewards = [env.step(np.zeros(2, np.int64))[1][0] for _ in range(8)]
+        words.append([*rewards, *(env.get_state()["state"][f"random_word_{k}"][0] for k in range(4))])
+    assert words[0] == words[1]

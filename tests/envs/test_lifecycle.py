@@ -97,6 +97,7 @@ BAD_STATES = {
     "NaN": (GOOD_STATE | {"state": np.full((6, 4), np.nan)}, "finite"),
     "infinity": (GOOD_STATE | {"state": np.full((6, 4), np.inf)}, "finite"),
     "negative steps": (GOOD_STATE | {"elapsed_steps": np.full(6, -1, dtype=np.int32)}, r"\[0, 500\]"),
+    "a limit that was not told": (GOOD_STATE | {"elapsed_steps": np.full(6, 500, dtype=np.int32)}, "has not ended"),
     "too many steps": (GOOD_STATE | {"elapsed_steps": np.full(6, 501, dtype=np.int32)}, r"\[0, 500\]"),
     "byte-swapped": (GOOD_STATE | {"state": np.zeros((6, 4), dtype=">f8")}, "'state'.*float64"),
     "masked": (GOOD_STATE | {"state": np.ma.zeros((6, 4))}, "'state'.*plain"),

@@ -270,3 +270,12 @@ def test_the_spec_makes_it_again():
     again.reset(seed=1)
     np.testing.assert_array_equal(env.step(np.ones(1))[0], again.step(np.ones(1))[0])
     assert gymnasium.spec("metafast/Pendulum-v1").kwargs == {"env_id": "Pendulum-v1"}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_stream_goes_on_from_a_state_that_was_set(exact):
+    first, second = (metafast.envs.make("CartPole-v1", exact=exact) for _ in range(2))
+    first.reset(seed=1)
+    second.set_state(first.get_state())
+    for _ in range(2):
+        np.testing.assert_array_equal(first.reset()[0], second.reset()[0])

@@ -54,8 +54,8 @@ def check_vector_env(
         Makes another environment like `env`. Where it is None, checks that need a fresh one take a deep copy, a
         pickled copy or what ``env.spec`` makes; where none of these works, they are left out and the report says so.
     max_episode_steps : int, optional
-        The step at which episodes are truncated, where ``env.spec.max_episode_steps`` does not tell. The limit is only
-        checked where it is reached: give an environment with a small one.
+        The step at which episodes are truncated, where neither ``env.spec`` nor the environment has it. The limit is
+        only checked where it is reached: give an environment with a small one.
     seed : int
         Of the environment, and of the actions.
     num_steps : int

@@ -84,8 +84,11 @@ class Session:
         metadata = getattr(env, "metadata", None)
         mode = metadata.get("autoreset_mode") if isinstance(metadata, dict) else None
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode.NEXT_STEP
-        limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
-        self.max_episode_steps = max_episode_steps if max_episode_steps is not None else limit
+        if max_episode_steps is None:
+            max_episode_steps = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        if max_episode_steps is None:
+            max_episode_steps = getattr(getattr(env, "unwrapped", env), "max_episode_steps", None)
+        self.max_episode_steps = max_episode_steps
         self._record: tuple[Any, list[Step]] | None = None
         self._source: str | None = "factory" if factory is not None else None
 

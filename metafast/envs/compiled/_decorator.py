@@ -37,21 +37,27 @@ def compile_env(
     ``METAFAST_CACHE_DIR`` (by default in the user's cache folder) and found there by the next process.
 
     What is written in the functions is what Numba calls nopython Python: numbers, tuples, NumPy arrays, loops,
-    ``math``, other plain functions. Global variables are compiled in as constants. Code without branches (conditional
-    expressions, ``|`` in place of ``or``, `metafast.envs.math` in place of ``math``) steps several environments with
-    one instruction.
+    ``math``, other plain functions. Global variables are compiled in as constants, with the values that they have when
+    the first vector environment is made. Code without branches (conditional expressions, ``|`` in place of ``or``,
+    `metafast.envs.math` in place of ``math``) steps several environments with one instruction; expressions on whole
+    arrays (``state.place += 0.1 * state.speed``) take memory for their result and are many times slower than the same
+    written for each element.
 
-    - ``state.<field>`` is a number, read as float64, int64 or bool and stored as its declared type, or an array.
-      Every field is zero when ``reset`` is called: nothing passes from one episode to the next.
+    - ``state.<field>`` is a number, read as float64, int64 or bool and stored as its declared type, or an array, whose
+      elements are read in the same way. What is too large for an integer field wraps round. Every field is zero when
+      ``reset`` is called: nothing passes from one episode to the next.
     - ``action`` is an int in a Discrete space, else an array: int64 for MultiDiscrete, int8 for MultiBinary, its own
       dtype for Box. Actions of a Box are finite, but not clipped to its bounds.
-    - ``observation`` has the shape and dtype of the space; one int64 element for Discrete.
+    - ``observation`` has the shape and dtype of the space, and zeros that ``observe`` fills in, which leaves the state
+      as it is; one int64 element for Discrete.
     - ``rng.uniform(low=0.0, high=1.0)``, ``rng.normal(mean=0.0, std=1.0)``, ``rng.integers(low, high)`` and
       ``rng.random()`` depend on the environment's seed, its episode and its step alone.
 
     Division by zero gives infinity or NaN, as in NumPy. An index out of range, or a ``raise``, gives the Python
     exception in the caller, and every environment is as it was before the call. In debug mode
-    (``make_vec(..., debug=True)``) the same functions run as plain Python.
+    (``make_vec(..., debug=True)``) the same functions run as plain Python. The numbers are the same, but for what Numba
+    and NumPy do otherwise: the element types of expressions on whole arrays of float32 or narrow integers, and ``math``
+    functions beyond their domain, which raise in plain Python.
 
     Parameters
     ----------
@@ -235,8 +241,10 @@ def _check_id(env_id: object) -> None:
         raise TypeError(f"id must be a str, not {env_id!r}")
     if "/" in env_id or ":" in env_id:
         raise ValueError(f"id must be a plain name such as 'Corridor-v0', not {env_id!r}; gymnasium's has metafast/")
-    # Raises gymnasium's own error for what is no id.
-    gymnasium.envs.registration.parse_env_id(f"metafast/{env_id}")
+    try:
+        gymnasium.envs.registration.parse_env_id(f"metafast/{env_id}")
+    except gymnasium.error.Error as error:
+        raise ValueError(f"id must be a plain name such as 'Corridor-v0', not {env_id!r}") from error
 
 
 def _is_same(builder: Any, owner: type) -> bool:

@@ -21,6 +21,8 @@ from metafast.envs.compiled._spaces import action_element, observation_element
 
 __all__ = ["CompiledEnv"]
 
+_OPTIONS = ("num_threads", "autoreset_mode", "max_episode_steps", "copy", "render_mode")
+
 # The definitions of this process by their fingerprint: what is unpickled where it was pickled needs no import.
 _DEFINITIONS: weakref.WeakValueDictionary[str, "CompiledEnv"] = weakref.WeakValueDictionary()
 
@@ -117,6 +119,9 @@ class CompiledEnv:
 
         if not isinstance(debug, (bool, np.bool_)):
             raise TypeError(f"debug must be a bool, not {debug!r}")
+        for name in options:
+            if name not in _OPTIONS:
+                raise TypeError(f"make_vec has no argument {name!r}; it takes: debug, {', '.join(_OPTIONS)}")
         env_kwargs: dict[str, Any] = {"debug": True} if debug else {}
         return make_from(self.environment(**env_kwargs), num_envs, **options, env_kwargs=env_kwargs)
 
@@ -173,6 +178,11 @@ class CompiledEnv:
             line = next((number for number in reversed(lines) if code.co_firstlineno <= number <= last), None)
         reason = re.sub(r"^Failed in nopython mode pipeline \(step: [^)]*\)\n", "", message).strip()
         reason = re.split(r"\n\s*\nFile |\nDuring: ", reason)[0].strip()
+        if isinstance(error, AssertionError) or reason in ("", "AssertionError", "AssertionError:"):
+            reason = (
+                "Numba does not convert the array that is assigned to the field's type and order; assign its elements: "
+                "state.name[:] = array"
+            )
         return TypeError(f"{self.__qualname__} does not compile. {place(function, line)}:\n{reason}")
 
 

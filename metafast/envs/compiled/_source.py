@@ -144,8 +144,8 @@ class UserFunctions:
             options = getattr(value, "targetoptions", {})
             if not options.get("boundscheck") and _uses_indices(numba_function):
                 raise TypeError(
-                    f"{where}: numba compiled {path} without checks of its indices, so that a wrong one would write into "
-                    "other memory; leave its decorator away, or give it boundscheck=True"
+                    f"{where}: numba compiled {path} without checks of its indices, so that a wrong one would write "
+                    "into other memory; leave its decorator away, or give it boundscheck=True"
                 )
             return f"{self._describe_function(numba_function)} {sorted(map(repr, options.items()))}"
         if isinstance(value, types.FunctionType):

@@ -67,7 +67,7 @@ class WidenElements(compiler_machinery.FunctionPass):
         return True
 
 
-class WideningCompiler(compiler.CompilerBase):  # type: ignore[misc]
+class WideningCompiler(compiler.CompilerBase):
     """Numba's own passes, and that one."""
 
     def define_pipelines(self) -> list[Any]:

@@ -6,7 +6,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
+
+from metafast.envs import compile_env
 
 WORLD = """
 import json, sys, time
@@ -155,3 +159,72 @@ def test_the_default_folder_is_the_users(run, tmp_path):
     home = tmp_path / "home"
     run(METAFAST_CACHE_DIR="", HOME=str(home), XDG_CACHE_HOME=str(home / "xdg"))
     assert [path.suffix for path in (home / "xdg" / "metafast").iterdir()] == [".env"]
+
+
+def define(level, table):
+    """A world with these as its enclosing variables, which are what global ones are to Numba."""
+
+    @compile_env(observation_space=Discrete(9), action_space=Discrete(4), state={"x": np.int64})
+    class World:
+        def reset(state, rng):
+            state.x = 0
+
+        def step(state, action, rng):
+            return level + table[action], False
+
+        def observe(state, observation):
+            observation[0] = state.x
+
+    return World
+
+
+LEVEL = 1.0
+
+
+def test_globals_have_the_values_of_when_it_is_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("METAFAST_CACHE_DIR", str(tmp_path))
+
+    def define_with_global():
+        @compile_env(observation_space=Discrete(9), action_space=Discrete(4), state={"x": np.int64})
+        class World:
+            def reset(state, rng):
+                state.x = 0
+
+            def step(state, action, rng):
+                return LEVEL, False
+
+            def observe(state, observation):
+                observation[0] = state.x
+
+        return World
+
+    def reward(made):
+        env = made.make_vec(1)
+        env.reset(seed=0)
+        return env.step(np.zeros(1, np.int64))[1][0]
+
+    first = define_with_global()
+    monkeypatch.setattr(sys.modules[__name__], "LEVEL", 2.0)
+    assert reward(first) == 2.0
+    monkeypatch.setattr(sys.modules[__name__], "LEVEL", 1.0)
+    second = define_with_global()
+    assert reward(second) == 1.0
+    assert reward(first) == 2.0
+
+
+def test_arrays_are_compiled_in_by_value():
+    """By address, the code would read memory that is gone, and another process would find the address in the cache."""
+    table = np.arange(4.0)
+    env = define(0.0, table).make_vec(4)
+    env.reset(seed=0)
+    table[:] = -1
+    del table
+    np.testing.assert_array_equal(env.step(np.arange(4))[1], np.arange(4.0))
+    columns = np.arange(8.0).reshape(4, 2)
+    with pytest.raises(TypeError, match=r"table is a view of a part of another array.*ascontiguousarray"):
+        define(0.0, columns[:, 1])
+    with pytest.raises(TypeError, match=r"table has 1000008 bytes.*at most 1000000"):
+        define(0.0, np.zeros(125_001))
+    env = define(0.0, np.ones(125_000)).make_vec(4)
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.step(np.arange(4))[1], np.ones(4))

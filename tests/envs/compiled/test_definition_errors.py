@@ -193,6 +193,8 @@ def test_printing_is_for_debug_mode(capsys):
         ({"state": {"x": np.complex128}}, TypeError, "must be one of bool"),
         ({"state": {"x": (np.int8, (3, 0))}}, ValueError, "at least 1"),
         ({"state": {"_x": np.int8}}, ValueError, "does not read as state"),
+        ({"state": {"seeds": np.int8}}, ValueError, "'seeds', which every environment has"),
+        ({"id": "two words"}, ValueError, "id must be a plain name such as 'Corridor-v0', not 'two words'"),
         ({"state": {"two words": np.int8}}, ValueError, "does not read as state"),
         ({"action_space": 3}, TypeError, "action_space must be a gymnasium space"),
         ({"action_space": Text(3)}, TypeError, "action_space must be a gymnasium Box, Discrete"),

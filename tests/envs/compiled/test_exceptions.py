@@ -203,3 +203,61 @@ def test_an_action_that_is_ignored_raises_nothing(debug):
     with pytest.raises(ValueError, match=r"^zero") as caught:
         env.step(np.array([0, 0, 0]))
     assert "in environment 0 of" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_of_several_that_fail_the_first_is_told(debug):
+    for _ in range(5):
+        env = started(1500, num_threads=2, debug=debug)
+        actions = np.zeros(1500, dtype=np.int64)
+        actions[[5, 300, 700, 1400]] = 2
+        with pytest.raises(ValueError, match=r"^odd") as caught:
+            env.step(actions)
+        assert caught.value.__notes__ == ["in environment 5 of Fragile; no environment was changed"]
+
+
+def test_an_interrupt_is_not_lost_behind_another_failure():
+    @compile_env(observation_space=Discrete(9), action_space=Discrete(3), state={"x": np.int64})
+    class World:
+        def reset(state, rng):
+            state.x = 0
+
+        def step(state, action, rng):
+            if action == 1:
+                raise KeyboardInterrupt
+            if action == 2:
+                raise ValueError("later")
+            return 0.0, False
+
+        def observe(state, observation):
+            observation[0] = state.x
+
+    env = World.make_vec(600, debug=True)
+    env.reset(seed=0)
+    actions = np.zeros(600, dtype=np.int64)
+    actions[[0, 300]] = 1, 2
+    with pytest.raises(KeyboardInterrupt):
+        env.step(actions)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_division_by_a_random_zero_is_infinity(debug):
+    @compile_env(observation_space=Discrete(9), action_space=Discrete(3), state={"x": np.int64})
+    class World:
+        def reset(state, rng):
+            state.x = 0
+
+        def step(state, action, rng):
+            quotient = 1.0 / rng.integers(0, 1)
+            if quotient > 1e300 and action == 1:
+                raise ValueError("the real error")
+            return quotient, False
+
+        def observe(state, observation):
+            observation[0] = state.x
+
+    env = World.make_vec(1, debug=debug)
+    env.reset(seed=0)
+    assert env.step(np.array([0]))[1][0] == np.inf
+    with pytest.raises(ValueError, match="the real error"):
+        env.step(np.array([1]))
