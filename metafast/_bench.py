@@ -120,7 +120,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     title = f"best of repeated calls; metafast on {metafast.get_num_threads()} threads, {metafast.isa()}"
     table = Table(title=title, box=SIMPLE)
     for heading in ("", "metafast", "peer", "its time", "ratio"):
-        table.add_column(heading, justify="left" if heading in ("", "peer") else "right", no_wrap=True)
+        is_text = heading in ("", "peer")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         ours, theirs = (f"{row[key]:,.1f} us" for key in ("metafast_us", "peer_us"))
         table.add_row(row["what"], ours, row["peer"], theirs, f"{row['ratio']:.1f}x")
