@@ -18,9 +18,10 @@ from metafast.trainers import UsageError
 TRAINERS = {
     "policy-gradient": "metafast.trainers.policy_gradient",
     "attention": "metafast.trainers.attention",
+    "multitask": "metafast.trainers.multitask",
 }
 DEFAULT_TRAINER = "policy-gradient"
-TRAIN_EXTRA = {"torch", "tyro", "rich", "matplotlib", "tensorboard", "safetensors", "sklearn"}
+TRAIN_EXTRA = {"torch", "tyro", "rich", "matplotlib", "tensorboard", "safetensors", "sklearn", "torchjd"}
 INTERRUPTED = 130
 
 

@@ -66,23 +66,18 @@ def restore(
         raise UsageError(f"{directory.path} was saved by {saved_by} processes; resume it with as many")
     if arrays["traces"].shape != tuple(traces.shape) or arrays["running_returns"].shape != (env.num_envs,):
         raise UsageError(f"{directory.state_path} was saved with another network or number of environments")
-    learner.set_state(select(arrays, "learner."))
+    learner.set_state(_run.select(arrays, "learner."))
     traces.copy_(torch.from_numpy(arrays["traces"]))
-    replay.set_state(select(arrays, "replay."))
+    replay.set_state(_run.select(arrays, "replay."))
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")
     curve = [{"env_steps": int(steps), "mean_return": float(mean)} for steps, mean in arrays["curve"]]
     counters = Counters(**numbers, curve=curve)
-    if state := select(arrays, "environment."):
+    if state := _run.select(arrays, "environment."):
         env.set_state(state)  # type: ignore[attr-defined]
         return arrays["observations"], counters
     print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
     episodes.running[:] = 0.0
     traces.zero_()
     return env.reset(seed=_run.derive_seeds(seed, directory.rank, counters.iteration)[0])[0], counters
-
-
-def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

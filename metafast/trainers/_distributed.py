@@ -13,7 +13,7 @@ def start() -> int:
         return 0
     if not dist.is_initialized():
         dist.init_process_group("gloo")
-    return dist.get_rank()
+    return rank()
 
 
 def stop() -> None:
@@ -27,6 +27,11 @@ def average_(tensor: Tensor) -> None:
     if dist.is_initialized():
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()
+
+
+def rank() -> int:
+    """Return this process's rank."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:

@@ -166,6 +166,11 @@ def read_options(run_dir: str | Path, trainer: str, options: type) -> dict[str, 
     return {name: contents[name] for name in names}
 
 
+def select(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def check_options(
     config: Any, *, counts: Sequence[str], positive: Sequence[str], fractions: Sequence[str] = ()
 ) -> None:
