@@ -121,9 +121,10 @@ def _train(arguments: list[str], as_json: bool) -> int:
     if result["interrupted"]:
         # With --json the last line of standard output stays the JSON object.
         stream = sys.stderr if as_json else sys.stdout
-        print(f"interrupted and saved; continue with: metafast train {name} --resume {result['run_dir']}", file=stream)
+        how = f"metafast train {name} --resume {result['run_dir']}" if "run_dir" in result else result["continue_by"]
+        print(f"interrupted and saved; continue with: {how}", file=stream)
         return INTERRUPTED
-    if not as_json:
+    if not as_json and "run_dir" in result:
         print(f"evaluate it with: metafast evaluate {result['run_dir']}")
     return 0
 

@@ -30,8 +30,16 @@ class MultiTaskNetwork(Protocol):
 
     learner: ModuleLearner
     num_shared: int
-    last_shared: Tensor
-    log_variances: list[Tensor]
+
+    @property
+    def last_shared(self) -> Tensor:
+        """The weights of the trunk's last layer."""
+        ...
+
+    @property
+    def log_variances(self) -> list[Tensor]:
+        """Of every task."""
+        ...
 
 
 class Objectives(NamedTuple):

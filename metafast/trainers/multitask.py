@@ -78,7 +78,7 @@ class Config:
     data: str = "digits"
     """digits, toy, wine, diabetes, breast-cancer, or a CSV file of numbers whose empty cells are missing labels."""
     tasks: tuple[str, ...] = ()
-    """Which tasks, in order; of a table COLUMN:KIND with KIND binary, bounded, classes or real. By default the data's."""
+    """Which, in order; of tables COLUMN:KIND with KIND binary, bounded, classes or real. By default the data's."""
     labels_kept: dict[str, float] = field(default_factory=dict)
     """Share of a task's training labels to keep, as in --labels-kept C 0.1; the rest are taken away."""
     schedule: str = "joint"
@@ -192,8 +192,8 @@ def load_data(config: Config) -> dict[str, TaskTable]:
                 raise UsageError("a CSV file needs --tasks COLUMN:KIND ...")
             table = tabular_tasks.choose(tabular_tasks.read_csv(config.data), config.tasks)
         else:
-            names = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
-            raise UsageError(f"data must be one of {names} or a file that ends in .csv, not {config.data!r}")
+            known = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
+            raise UsageError(f"data must be one of {known} or a file that ends in .csv, not {config.data!r}")
         splits = split(table)
         names = [task.name for task in table.tasks]
         if unknown := [name for name in config.weights if name not in names]:
@@ -217,13 +217,19 @@ class Head(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
         self.log_variance = nn.Parameter(torch.zeros(()))
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs [rows, num_outputs]."""
+        outputs: Tensor = self.linear(features)
+        return outputs
+
 
 class Readout(nn.Module):
     """All that lies behind the trunk: the heads, and with attention each task's own features before them."""
 
     def __init__(self, config: Config, width: int, likelihoods: Sequence[Likelihood], labels: Sequence[Tensor]) -> None:
         super().__init__()
-        count, self.attention = len(likelihoods), None
+        count = len(likelihoods)
+        self.attention: AdditiveAttention | None = None
         if config.attention and count > 1:
             self.towers = nn.ModuleList(
                 nn.Sequential(nn.Linear(width, config.tower_size), nn.ReLU()) for _ in likelihoods
@@ -243,7 +249,7 @@ class Readout(nn.Module):
             context, weights = self.attention(own.flatten(0, 1)[:, None], keys, return_weights=True)
             features = list(torch.cat([own, context.view_as(own)], -1).unbind(1))
             weights = weights.view(len(shared), len(self.heads), -1)
-        return [head.linear(feature) for head, feature in zip(self.heads, features, strict=True)], weights
+        return [head(feature) for head, feature in zip(self.heads, features, strict=True)], weights
 
 
 class MultiTaskModel(nn.Module):
@@ -319,12 +325,12 @@ class Network:
     @property
     def log_scales(self) -> list[Tensor]:
         """The heads' log scales."""
-        return [head.log_scale for head in self.model.readout.heads]
+        return [head.get_parameter("log_scale") for head in self.model.readout.heads]
 
     @property
     def log_variances(self) -> list[Tensor]:
         """The heads' log variances."""
-        return [head.log_variance for head in self.model.readout.heads]
+        return [head.get_parameter("log_variance") for head in self.model.readout.heads]
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> list[Tensor]:
@@ -364,7 +370,8 @@ class Network:
         objectives = compute_objectives(self, rows, range(len(self.tasks)))
         gradients = task_gradients(self.learner, objectives.values)[:, : self.num_shared]
         directions = gradients / gradients.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        return (directions @ directions.T).cpu().numpy()
+        cosines: np.ndarray = (directions @ directions.T).cpu().numpy()
+        return cosines
 
 
 def compute_objectives(network: Network, rows: Tensor, tasks: Sequence[int]) -> Objectives:
@@ -599,9 +606,10 @@ def train(config: Config) -> dict[str, Any]:
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
     save(directory, networks, counters)
-    result = judge(networks, tables, counters) if rank == 0 else {}
-    if rank == 0 and counters.curve:
-        result |= draw(directory.path, networks, tables["test"], counters, per_epoch)
+    result: dict[str, Any] = {}
+    if rank == 0:
+        pictures = draw(directory.path, networks, tables["test"], counters, per_epoch) if counters.curve else {}
+        result = pictures | judge(networks, tables, counters)
     directory.close()
     _distributed.stop()
     about = "data", "schedule", "weighting", "regression", "shared_update", "attention", "seed"
@@ -641,6 +649,7 @@ def judge(networks: Sequence[Network], tables: dict[str, TaskTable], counters: C
         "forgotten": forgotten or None,
         "cosines": None if cosines is None else cosines.tolist(),
         "multitask_seconds": counters.network_seconds[0],
+        "singletask_seconds": sum(counters.network_seconds[1:]),
         "tasks": {name: {metrics[name]: value} for name, value in scores.items()},
         "relative_change": sum(known) / len(known) if known else None,
     }
