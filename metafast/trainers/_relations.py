@@ -67,6 +67,7 @@ def _draw_matrix(
     axes.set_yticks(range(len(names)), names)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center")
+            dark = abs(value) > 0.6 * max(map(abs, limits))
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
     axes.set_title(title)
     figure.colorbar(image, ax=axes, shrink=0.8)

@@ -108,9 +108,9 @@ class Config:
     """Instead of one run, compare all methods over this many seeds from --seed on, and print one table."""
     epochs: int = 40
     """Passes over the training rows; to resume with more stretches the decay too."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Rows per update, on each process."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Adam's step size at the start."""
     decay: float = 1.0
     """Last part of training, or of a task's turn in sequence, in which the step size falls evenly to 0; 0 keeps it."""
