@@ -64,7 +64,11 @@ def read_csv(path: str | Path) -> Columns:
         Where a line is too long or too short, or a cell is no number; the message names the line and the column.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = [line for line in csv.reader(file) if line]
+        reader = csv.reader(file)
+        try:
+            lines = [line for line in reader if line]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read, near line {max(1, reader.line_num)}: {error}") from None
     if len(lines) < 2:
         raise ValueError(f"{path} needs a line of names and lines of numbers")
     names = tuple(cell.strip() for cell in lines[0])
@@ -91,6 +95,9 @@ def choose(columns: Columns, tasks: Sequence[str]) -> TaskTable:
         Where a task names no column or no kind, its labels are not of its kind, or a feature has an empty cell.
     """
     chosen = []
+    with np.errstate(over="ignore"):
+        # What single precision cannot hold becomes infinite, and is refused as such.
+        values = columns.values.astype(np.float32)
     for text in tasks:
         name, _, kind = text.rpartition(":")
         if name not in columns.names or kind not in KINDS:
@@ -98,14 +105,12 @@ def choose(columns: Columns, tasks: Sequence[str]) -> TaskTable:
                 f"a task is COLUMN:KIND with KIND one of {', '.join(KINDS)}, not {text!r}; the columns are "
                 f"{', '.join(columns.names)}"
             )
-        labels = columns.values[:, columns.names.index(name)]
-        num_classes = int(np.nanmax(labels, initial=0)) + 1 if kind == "classes" else 0
+        labels = values[:, columns.names.index(name)]
+        num_classes = int(np.max(labels, initial=0, where=np.isfinite(labels))) + 1 if kind == "classes" else 0
         chosen.append(Task(name, cast(Kind, kind), num_classes))
     told = [columns.names.index(task.name) for task in chosen]
     others = [number for number in range(len(columns.names)) if number not in told]
     for number in others:
-        if not np.isfinite(columns.values[:, number]).all():
+        if not np.isfinite(values[:, number]).all():
             raise ValueError(f"column {columns.names[number]!r} is a feature, but not every cell of it holds a number")
-    return TaskTable(
-        columns.values[:, others].astype(np.float32), columns.values[:, told].astype(np.float32), tuple(chosen)
-    )
+    return TaskTable(values[:, others], values[:, told], tuple(chosen))

@@ -62,15 +62,16 @@ class TaskTable:
     tasks: tuple[Task, ...]
 
     def __post_init__(self) -> None:
-        rows, columns = self.labels.shape
         names = [task.name for task in self.tasks]
-        if self.features.ndim != 2 or len(self.features) != rows or columns != len(names):
+        if self.features.ndim != 2 or self.labels.shape != (len(self.features), len(names)):
             raise ValueError(
                 f"features [rows, columns] and labels [rows, {len(names)} tasks] are needed; they have shapes "
                 f"{self.features.shape} and {self.labels.shape}"
             )
-        if rows == 0 or self.features.shape[1] == 0 or not names:
-            raise ValueError(f"there must be rows, features and tasks; shapes are {self.features.shape} and {columns=}")
+        if 0 in self.features.shape or not names:
+            raise ValueError(
+                f"there must be rows, features and tasks; shapes are {self.features.shape} and {self.labels.shape}"
+            )
         if len(set(names)) != len(names) or "" in names:
             raise ValueError(f"tasks need names of their own; they are {names}")
         if not np.isfinite(self.features).all():
@@ -152,7 +153,7 @@ def split(
     """
     from sklearn.model_selection import train_test_split
 
-    if min(test_fraction, validation_fraction) <= 0 or test_fraction + validation_fraction >= 1:
+    if not (min(test_fraction, validation_fraction) > 0 and test_fraction + validation_fraction < 1):
         raise ValueError(
             f"test_fraction and validation_fraction must be above 0 and together below 1, not {test_fraction} and "
             f"{validation_fraction}"
@@ -163,18 +164,23 @@ def split(
     strata, rest, rows = _strata(table), np.arange(len(table)), {}
     for name, count in counts.items():
         groups = None if strata is None else strata[rest]
-        if groups is not None and min(np.bincount(groups).min(), count, len(rest) - count) < 2:
-            groups = None
+        if groups is not None:
+            sizes = np.bincount(groups)
+            # Each group needs two rows, and a part at least one row for each group.
+            if sizes.min() < 2 or min(count, len(rest) - count) < len(sizes):
+                groups = None
         rest, rows[name] = train_test_split(rest, test_size=count, random_state=split_seed, stratify=groups)
     rows["train"] = rest
+    for name in SPLITS:
+        for task, column in zip(table.tasks, table.labels[rows[name]].T, strict=True):
+            if np.isnan(column).all():
+                raise ValueError(f"task {task.name!r} has no label among the {len(column)} {name} rows")
     fitted = table.take(rest)
     mean, deviation = fitted.features.mean(0, dtype=np.float64), fitted.features.std(0, dtype=np.float64)
     deviation[fitted.features.min(0) == fitted.features.max(0)] = 1.0
     tasks, offsets = list(table.tasks), np.zeros(len(table.tasks))
     for number, task in enumerate(table.tasks):
         known = fitted.labels[:, number][~np.isnan(fitted.labels[:, number])].astype(np.float64)
-        if len(known) == 0:
-            raise ValueError(f"task {task.name!r} has no label among the {len(rest)} training rows")
         if task.kind == "real":
             offsets[number] = known.mean()
             unit = float(known.std()) if known.min() < known.max() else 1.0

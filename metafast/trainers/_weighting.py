@@ -117,8 +117,8 @@ class Uncertainty(Fixed):
         """The gradient of the sum, also with respect to the sigmas."""
         log_variances = torch.stack(network.log_variances)
         # A task without a label in the batch says nothing about its noise.
-        weighted = self.weights * objectives.values * torch.exp(-log_variances)
-        terms = weighted + 0.5 * log_variances * objectives.present
+        log_variances = torch.where(objectives.present, log_variances, log_variances.detach())
+        terms = self.weights * objectives.values * torch.exp(-log_variances) + 0.5 * log_variances
         terms.sum().backward()
 
 
@@ -142,7 +142,8 @@ class DynamicAverage(Fixed):
 
     def end_epoch(self) -> None:
         """Weights for the next epoch: 1 until there are two epochs to compare."""
-        self.means = torch.stack([self.means[1], self.sums[0] / self.sums[1].clamp(min=1e-6)])
+        # NaN where no batch had a label.
+        self.means = torch.stack([self.means[1], self.sums[0] / self.sums[1]])
         self.sums.zero_()
         rates = self.means[1] / self.means[0].clamp(min=1e-12)
         if not rates.isnan().any():
@@ -205,21 +206,32 @@ class Aggregation(Fixed):
 
     def __init__(self, weights: Tensor, name: str) -> None:
         super().__init__(weights)
+        self.name = name
+        self.aggregator = self._make_aggregator(len(weights))
+
+    def _make_aggregator(self, num_tasks: int) -> Any:
         module = importlib.import_module("torchjd.aggregation")
-        options = {"n_tasks": len(weights)} if name == "nash-mtl" else {"c": 0.4} if name == "cagrad" else {}
+        options = {"n_tasks": num_tasks} if self.name == "nash-mtl" else {"c": 0.4} if self.name == "cagrad" else {}
         try:
-            self.aggregator: Any = getattr(module, AGGREGATORS[name])(**options)
+            return getattr(module, AGGREGATORS[self.name])(**options)
         except ImportError as error:
-            raise UsageError(f"weighting {name!r} cannot be used: {error}") from error
+            raise UsageError(f"weighting {self.name!r} cannot be used: {error}") from error
 
     def backward(self, network: MultiTaskNetwork, objectives: Objectives) -> None:
         """The aggregated gradient for the trunk, the sum for everything behind it."""
         jacobian = task_gradients(network.learner, objectives.values)
+        trunk, behind = jacobian[:, : network.num_shared], jacobian[:, network.num_shared :]
+        # A task that the batch has no label of has no say: its row of zeros would hold MGDA and CAGrad where they are.
+        trunk = trunk[trunk.any(1)]
+        aggregator = self.aggregator
+        if self.name == "nash-mtl" and 1 < len(trunk) < len(jacobian):
+            # Its problem is posed for a number of tasks.
+            aggregator = self._make_aggregator(len(trunk))
         with torch.random.fork_rng(devices=[]):
             # PCGrad draws the order of its projections from torch's global generator.
             torch.manual_seed(int(torch.randint(2**62, (), generator=network.learner.generator)))
-            shared = self.aggregator(jacobian[:, : network.num_shared])
-        network.learner.gradient.copy_(torch.cat([shared, jacobian[:, network.num_shared :].sum(0)]))
+            shared = aggregator(trunk) if len(trunk) > 1 else trunk.sum(0)
+        network.learner.gradient.copy_(torch.cat([shared, behind.sum(0)]))
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Nash-MTL's last solution, from which it starts again."""
