@@ -5,6 +5,7 @@ is doubtful (Kurin et al. 2022), which is why `metafast train multitask --compar
 """
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -151,8 +152,8 @@ class DynamicAverage(Fixed):
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The means, the sums and the weights."""
-        state = {"means": self.means, "sums": self.sums, "weights": self.weights.cpu()}
-        return {name: tensor.numpy() for name, tensor in state.items()}
+        state = {"means": self.means, "sums": self.sums, "weights": self.weights}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Put them back."""
@@ -227,7 +228,9 @@ class Aggregation(Fixed):
         if self.name == "nash-mtl" and 1 < len(trunk) < len(jacobian):
             # Its problem is posed for a number of tasks.
             aggregator = self._make_aggregator(len(trunk))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # cvxpy's about Nash-MTL's problem: how it is posed, and that a solution is not exact.
+            warnings.simplefilter("ignore", UserWarning)
             # PCGrad draws the order of its projections from torch's global generator.
             torch.manual_seed(int(torch.randint(2**62, (), generator=network.learner.generator)))
             shared = aggregator(trunk) if len(trunk) > 1 else trunk.sum(0)

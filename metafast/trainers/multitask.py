@@ -112,7 +112,7 @@ class Config:
     """Rows per update, on each process."""
     learning_rate: float = 5e-3
     """Adam's step size at the start."""
-    decay: float = 1.0
+    decay: float = 0.5
     """Last part of training, or of a task's turn in sequence, in which the step size falls evenly to 0; 0 keeps it."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it; 0 for no limit."""
@@ -144,6 +144,10 @@ class Config:
             raise UsageError(f"depth and compare must not be negative, not {self.depth} and {self.compare}")
         if self.schedule != "joint" and self.weighting not in ("equal", "scaled", "fixed"):
             raise UsageError(f"weighting {self.weighting!r} compares tasks in every update: it needs schedule 'joint'")
+        if self.shared_update == "kl" and self.weighting in RATIOS:
+            raise UsageError(
+                f"weighting {self.weighting!r} compares losses, and with shared_update 'kl' the trunk's differ"
+            )
         if self.weights and self.weighting != "fixed":
             raise UsageError(f"weights are for weighting 'fixed', not {self.weighting!r}")
         if bad := [weight for weight in self.weights.values() if not 0 <= weight < math.inf]:
@@ -184,7 +188,6 @@ def load_data(config: Config) -> dict[str, TaskTable]:
     try:
         if config.data in TABLES:
             table = TABLES[config.data]()
-            table = table.select(config.tasks) if config.tasks else table
         elif config.data in tabular_tasks.DATA_SETS:
             table = tabular_tasks.load(config.data, config.tasks)
         elif Path(config.data).suffix == ".csv":
@@ -195,7 +198,10 @@ def load_data(config: Config) -> dict[str, TaskTable]:
             known = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
             raise UsageError(f"data must be one of {known} or a file that ends in .csv, not {config.data!r}")
         splits = split(table)
-        names = [task.name for task in table.tasks]
+        if config.data in TABLES and config.tasks:
+            # Only now, so that the rows to be judged by are the same whatever is judged.
+            splits = {name: part.select(config.tasks) for name, part in splits.items()}
+        names = [task.name for task in splits["train"].tasks]
         if unknown := [name for name in config.weights if name not in names]:
             raise UsageError(f"there is no task {unknown[0]!r} to weigh; there is {', '.join(names)}")
         return splits | {"train": drop_labels(splits["train"], config.labels_kept, seed=config.seed)}
