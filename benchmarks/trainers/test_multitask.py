@@ -3,8 +3,8 @@
     pytest benchmarks/trainers/test_multitask.py --benchmark-enable
 
 The digits' three tasks, 64 rows, a trunk of 64-256-256, squared errors, one thread. The plain loop is what a user would
-write, with torch.optim.Adam in its fastest form; TorchJD's is its `mtl_backward` followed by the same Adam. Before it is
-timed, each contender's first update is checked against ours. What the trainers reach is compared by
+write, with torch.optim.Adam in its fastest form; TorchJD's is its `mtl_backward` followed by the same Adam. Each
+contender's first update is checked against ours before it is timed. What the methods reach is compared by
 `metafast train multitask --compare 5`.
 """
 
@@ -14,7 +14,7 @@ from functools import cache
 import pytest
 import torch
 from torch.nn import functional
-from torchjd.aggregation import CAGrad, MGDA, AlignedMTL, NashMTL, PCGrad, UPGrad
+from torchjd.aggregation import MGDA, AlignedMTL, CAGrad, NashMTL, PCGrad, UPGrad
 from torchjd.autojac import jac_to_grad, mtl_backward
 
 from metafast.data import digit_tasks
