@@ -96,9 +96,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_json(result: dict[str, Any]) -> None:
-    # NaN is no JSON: a mean over no episodes becomes null.
-    finite = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
-    print(json.dumps(finite), flush=True)
+    print(json.dumps(_without_nan(result)), flush=True)
+
+
+def _without_nan(value: Any) -> Any:
+    # NaN is no JSON: a mean over no episodes, or an error without bound, becomes null wherever it is.
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load_trainer(name: Any) -> Any:

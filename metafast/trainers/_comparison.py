@@ -5,6 +5,7 @@ A run that has its result.json is not repeated, so a comparison that was interru
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -56,7 +57,7 @@ def compare(config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, An
     started = time.perf_counter()
     named = f"runs/multitask-{Path(config.data).stem}-comparison-{time.strftime('%Y%m%d-%H%M%S')}"
     directory = Path(config.run_dir or named)
-    _check_same(config, directory)
+    written = _check_same(config, directory)
     runs: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     interrupted = False
@@ -72,6 +73,8 @@ def compare(config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, An
                     raise
                 left_out[name] = str(error)
                 break
+            # Not before, so that options that are refused leave nothing that stands in the way of better ones.
+            (directory / "comparison.json").write_text(written)
             if interrupted := result["interrupted"]:
                 break
             runs.setdefault(name, []).append(result)
@@ -96,20 +99,13 @@ def compare(config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, An
     return result
 
 
-def _check_same(config: Any, directory: Path) -> None:
-    # A table of runs with different options would be worth nothing.
+def _check_same(config: Any, directory: Path) -> str:
+    # A table of runs with different options would be worth nothing. What is returned is for comparison.json.
     options = dataclasses.asdict(dataclasses.replace(config, run_dir=None, threads=1, checkpoint_seconds=60.0))
-    written = directory / "comparison.json"
-    options = json.loads(json.dumps(options))
-    if written.exists():
-        if json.loads(written.read_text()) != options:
-            raise UsageError(f"{directory} holds a comparison with other options; choose another --run-dir")
-        return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(options, indent=2) + "\n")
-    except OSError as error:
-        raise UsageError(f"the run directory {directory} cannot be made: {error}") from error
+    contents, written = json.dumps(options, indent=2) + "\n", directory / "comparison.json"
+    if written.exists() and json.loads(written.read_text()) != json.loads(contents):
+        raise UsageError(f"{directory} holds a comparison with other options; choose another --run-dir")
+    return contents
 
 
 def _train_or_read(config: Any, path: Path, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -143,15 +139,15 @@ def summarise(runs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         return np.array([list(_scores(result[key]).values()) for result in results])
 
     def make_row(method: str, scores: np.ndarray, seconds: float) -> dict[str, Any]:
-        change = np.where(rates, 1 - scores, scores) / reference - 1
+        change = np.where(rates, 1 - scores, scores)[:, known] / reference[known] - 1
         return {
             "method": method,
             "tasks": {
                 name: {metric: float(scores[:, task].mean()), "deviation": _deviation(scores[:, task])}
                 for task, (name, (metric,)) in enumerate((name, tuple(kinds)) for name, kinds in tasks.items())
             },
-            "relative_change": float(change.mean()),
-            "deviation": _deviation(change.mean(1)),
+            "relative_change": float(change.mean()) if known.any() else math.nan,
+            "deviation": _deviation(change.mean(1)) if known.any() else math.nan,
             "seconds": seconds,
             "times_plain_sum": seconds / plain_seconds,
         }
@@ -159,6 +155,8 @@ def summarise(runs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     plain_seconds = float(np.mean([result["multitask_seconds"] for result in first]))
     alone = tabulate(first, "single_tasks") if first[0]["single_tasks"] else tabulate(first, "tasks")
     reference = np.where(rates, 1 - alone, alone).mean(0)
+    # From an error of 0 there is no relative change.
+    known = reference > 0
     rows = []
     if first[0]["single_tasks"]:
         rows.append(make_row("single-task networks", alone, float(np.mean([r["singletask_seconds"] for r in first]))))

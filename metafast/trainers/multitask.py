@@ -376,7 +376,7 @@ class Network:
         objectives = compute_objectives(self, rows, range(len(self.tasks)))
         gradients = task_gradients(self.learner, objectives.values)[:, : self.num_shared]
         directions = gradients / gradients.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        cosines: np.ndarray = (directions @ directions.T).cpu().numpy()
+        cosines: np.ndarray = (directions @ directions.T).double().cpu().numpy()
         return cosines
 
 
@@ -562,6 +562,8 @@ def train(config: Config) -> dict[str, Any]:
     tables = load_data(config)
     table, validation = tables["train"], tables["validation"]
     per_epoch, batch = count_updates(config, table), config.batch_size * _distributed.world_size()
+    if config.schedule == "sequential" and config.epochs * per_epoch < len(table.tasks):
+        raise UsageError(f"{len(table.tasks)} turns need as many updates and there are {config.epochs * per_epoch}")
     network = Network(config, table, range(len(table.tasks)), device)
     networks = [network]
     if config.single_task and len(table.tasks) > 1:

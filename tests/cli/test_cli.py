@@ -103,6 +103,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         (["evaluate", "strange"], "unknown trainer 'strange'"),
         (["train", "attention", "--task", "people"], "task must be one of animals"),
         (["train", "attention", "--hops", "0"], "hops must be at least 1"),
+        (["train", "multitask", "--data", "people"], "data must be one of digits, toy"),
+        (["train", "multitask", "--weighting", "magic"], "weighting must be one of equal"),
+        (["train", "multitask", "--labels-kept", "A"], "labels-kept"),
         (["bench", "kitchen"], "kitchen"),
         (["info", "--loud"], "--loud"),
     ],
@@ -150,6 +153,22 @@ def test_attention_from_training_to_evaluation(tmp_path, capsys):
         assert evaluation[name] == result[name]
     assert cli.main(["evaluate", str(run_dir), "--samples", "8"]) == 0
     assert "held-out accuracy: species" in capsys.readouterr().out
+
+
+def test_multitask_in_a_process_of_its_own(tmp_path):
+    run_dir = tmp_path / "run"
+    options = ["--data", "toy", "--hidden-size", "8", "--epochs", "1", "--run-dir", str(run_dir)]
+    status, stdout, stderr = run("train", "multitask", *options, "--json")
+    assert (status, stderr) == (0, "")
+    (line,) = stdout.splitlines()
+    result = json.loads(line)
+    assert {task: list(scores) for task, scores in result["tasks"].items()} == {
+        "A": ["accuracy"], "B": ["rmse"], "C": ["accuracy"],
+    }  # fmt: skip
+    assert list(result)[-3:] == ["tasks", "relative_change", "seconds"]
+    for drawn in ("learning_curve", "task_relations"):
+        with open(result[drawn], "rb") as file:
+            assert file.read(4) == b"\x89PNG"
 
 
 def test_info(capsys):

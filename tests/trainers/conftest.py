@@ -18,3 +18,11 @@ def problem():
     rng = np.random.default_rng(0)
     features, labels = rng.standard_normal((6, 3)).astype(np.float32), np.array([0, 1, 1, 0, 1, 0])
     return features, labels
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Multi-task runs without their pictures, which take longer than everything else."""
+    from metafast.trainers import multitask
+
+    monkeypatch.setattr(multitask, "draw", lambda *_: {})
