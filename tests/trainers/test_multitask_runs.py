@@ -43,6 +43,7 @@ def test_in_sequence_turns_divide_the_updates_evenly_and_only_their_head_moves(t
         # The updates of the prior's own network are no turns.
         patched.setattr(mt, "fit_prior", lambda *given: [fit(*given), watched.clear()][0])
         options = {"schedule": "sequential", "single_task": False, "epochs": 2, "shared_update": shared_update}
+        options |= {"learning_rate": 3e-3, "decay": 1.0}
         result = run(tmp_path / "run", **options)
     assert [seen["tasks"][-1] for seen in watched] == [0] * 12 + [1] * 12 + [2] * 12
     for number, seen in enumerate(watched):
