@@ -41,7 +41,7 @@ SEQUENCE = {"schedule": "sequential", "shared_update": "kl"}
         (20, {"weighting": "gradnorm", "regression": "squared"}),
         (7, {"weighting": "pcgrad", "epochs": 1}),
         # Its solver warns of much.
-        pytest.param(5, {"weighting": "nash-mtl", "epochs": 1}, marks=pytest.mark.filterwarnings("ignore")),
+        (5, {"weighting": "nash-mtl", "epochs": 1}),
         (5, {"shared_update": "kl", "labels_kept": {"A": 0.3}}),
         (17, SEQUENCE),
         (18, SEQUENCE),
@@ -166,6 +166,7 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
         ({"schedule": "backwards"}, "schedule must be one of joint, round-robin, sequential"),
         ({"weighting": "magic"}, "weighting must be one of equal, scaled"),
         ({"regression": "linear"}, "regression must be one of gaussian"),
+        ({"shared_update": "kl", "weighting": "dwa", "regression": "squared"}, "weighting 'dwa' compares losses"),
         ({"shared_update": "none"}, "shared_update must be one of gradient, kl"),
         ({"schedule": "round-robin", "weighting": "dwa"}, "needs schedule 'joint'"),
         ({"schedule": "sequential", "weighting": "pcgrad"}, "needs schedule 'joint'"),

@@ -108,8 +108,6 @@ def make_opposed():
 
 
 # What the solver behind Nash-MTL says of its problems.
-@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP:UserWarning")
-@pytest.mark.filterwarnings("ignore:Solution may be inaccurate:UserWarning")
 @pytest.mark.parametrize("name", [*mt.AGGREGATORS])
 def test_aggregators_move_the_trunk_by_their_own_rule_and_each_head_by_its_own_loss(name):
     pytest.importorskip("torchjd")
