@@ -229,8 +229,8 @@ class Aggregation(Fixed):
             # Its problem is posed for a number of tasks.
             aggregator = self._make_aggregator(len(trunk))
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # cvxpy's about Nash-MTL's problem: how it is posed, and that a solution is not exact.
-            warnings.simplefilter("ignore", UserWarning)
+            # cvxpy's about Nash-MTL's problem: how it is posed, divisions by 0, solutions that are not exact.
+            warnings.simplefilter("ignore")
             # PCGrad draws the order of its projections from torch's global generator.
             torch.manual_seed(int(torch.randint(2**62, (), generator=network.learner.generator)))
             shared = aggregator(trunk) if len(trunk) > 1 else trunk.sum(0)

@@ -107,7 +107,6 @@ def make_opposed():
     return table.select(["flag", "share"])
 
 
-# What the solver behind Nash-MTL says of its problems.
 @pytest.mark.parametrize("name", [*mt.AGGREGATORS])
 def test_aggregators_move_the_trunk_by_their_own_rule_and_each_head_by_its_own_loss(name):
     pytest.importorskip("torchjd")
