@@ -223,7 +223,8 @@ class Aggregation(Fixed):
         jacobian = task_gradients(network.learner, objectives.values)
         trunk, behind = jacobian[:, : network.num_shared], jacobian[:, network.num_shared :]
         # A task that the batch has no label of has no say: its row of zeros would hold MGDA and CAGrad where they are.
-        trunk = trunk[trunk.any(1)]
+        if not (moving := trunk.norm(dim=1) > 0).all():
+            trunk = trunk[moving]
         aggregator = self.aggregator
         if self.name == "nash-mtl" and 1 < len(trunk) < len(jacobian):
             # Its problem is posed for a number of tasks.
@@ -234,7 +235,8 @@ class Aggregation(Fixed):
             # PCGrad draws the order of its projections from torch's global generator.
             torch.manual_seed(int(torch.randint(2**62, (), generator=network.learner.generator)))
             shared = aggregator(trunk) if len(trunk) > 1 else trunk.sum(0)
-        network.learner.gradient.copy_(torch.cat([shared, behind.sum(0)]))
+        network.learner.gradient[: network.num_shared] = shared
+        torch.sum(behind, 0, out=network.learner.gradient[network.num_shared :])
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Nash-MTL's last solution, from which it starts again."""
