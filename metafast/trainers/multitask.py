@@ -421,12 +421,12 @@ def compute_objectives(network: Network, rows: Tensor, tasks: Sequence[int]) -> 
     return Objectives(list(tasks), torch.stack(values), torch.stack(losses).detach(), counts[list(tasks)] > 0)
 
 
-def update(network: Network, rows: Tensor, tasks: Sequence[int], learning_rate: float) -> Tensor:
-    """One step of Adam on some of the network's tasks, by number; their losses [tasks]."""
+def update(network: Network, rows: Tensor, tasks: Sequence[int], learning_rate: float) -> dict[str, float]:
+    """One step of Adam on some of the network's tasks, by number; their losses by name."""
     objectives = compute_objectives(network, rows, tasks)
     network.weighting.backward(network, objectives)
     network.learner.step(learning_rate, network.config.max_grad_norm)
-    return objectives.losses
+    return {network.tasks[task].name: loss for task, loss in zip(tasks, objectives.losses.tolist(), strict=True)}
 
 
 def draw_rows(config: Config, num_rows: int, number: int) -> Tensor:
@@ -593,14 +593,15 @@ def train(config: Config) -> dict[str, Any]:
     ):
         while counters.updates < total and not interrupted:
             rows = draw_rows(config, len(table), counters.updates).to(device)
-            for number, member in enumerate(networks):
+            # The multi-task network comes last, so that the losses are its own.
+            for number, member in reversed(list(enumerate(networks))):
                 update_started = time.perf_counter()
                 turn = take_turns(member, counters.updates, total)
                 if turn.begins and counters.updates > 0:
                     counters.turns.append(list(member.measure(validation).values()))
                     change_tasks(member, turn.tasks[0])
                 learning_rate = config.learning_rate * (turn.left / config.decay if turn.left < config.decay else 1.0)
-                update(member, rows, [*member.finished, *turn.tasks], learning_rate)
+                losses = update(member, rows, [*member.finished, *turn.tasks], learning_rate)
                 counters.network_seconds[number] += time.perf_counter() - update_started
             counters.updates += 1
             counters.seconds = earlier_seconds + time.perf_counter() - started
@@ -609,7 +610,11 @@ def train(config: Config) -> dict[str, Any]:
                 scores = [member.measure(validation) for member in networks]
                 counters.curve.append([counters.updates, *(value for score in scores for value in score.values())])
                 counters.cosines.append(network.measure_cosines())
-                directory.log({f"validation/{name}": value for name, value in scores[0].items()}, counters.updates)
+                directory.log(
+                    {f"validation/{name}": value for name, value in scores[0].items()}
+                    | {f"losses/{name}": value for name, value in losses.items()},
+                    counters.updates,
+                )
                 figures = ", ".join(f"{name} {value:.3g}" for name, value in scores[0].items())
             display.update(counters.updates * batch, figures, counters.updates * batch / counters.seconds)
             due = time.perf_counter() - saved > config.checkpoint_seconds
