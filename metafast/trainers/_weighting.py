@@ -95,7 +95,9 @@ class Fixed:
 
     def backward(self, network: MultiTaskNetwork, objectives: Objectives) -> None:
         """The gradient of the weighted sum."""
-        (self.weights[objectives.tasks] * objectives.values).sum().backward()
+        every = len(objectives.tasks) == len(self.weights)
+        weights = self.weights if every else self.weights[objectives.tasks]
+        (weights @ objectives.values).backward()
 
     def end_epoch(self) -> None:
         """Nothing changes."""

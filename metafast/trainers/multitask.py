@@ -293,6 +293,7 @@ class Network:
         self.tasks = [table.tasks[column] for column in columns]
         self.likelihoods = [make_likelihood(task, config.regression) for task in self.tasks]
         self.features, self.labels = self.to_tensors(table, device)
+        self.gaps = bool(self.labels.isnan().any())
         known = [column[~column.isnan()].cpu() for column in self.labels.T]
         # The same weights on every process, whatever else was drawn before.
         with torch.random.fork_rng(devices=[]):
@@ -387,12 +388,13 @@ class Network:
 
 def compute_objectives(network: Network, rows: Tensor, tasks: Sequence[int]) -> Objectives:
     """Mean losses of some tasks, each over the labels there are; with `--shared-update kl` the trunk's are as above."""
-    features, labels = network.features[rows], network.labels[rows]
-    known = ~labels.isnan()
-    labels = labels.nan_to_num()
-    # Averaged over the processes as the gradient will be, so that it is the mean over the labels of them all.
-    counts = known.sum(0, dtype=torch.float32)
-    _distributed.average_(counts)
+    features, labels, known, counts = network.features[rows], network.labels[rows], None, None
+    if network.gaps:
+        known = ~labels.isnan()
+        labels = labels.nan_to_num()
+        # Averaged over the processes as the gradient will be, so that it is the mean over the labels of them all.
+        counts = known.sum(0, dtype=torch.float32)
+        _distributed.average_(counts)
     shared, readout = network.model.trunk(features), network.model.readout
     if network.prior is None:
         outputs, _ = readout(shared)
@@ -405,7 +407,10 @@ def compute_objectives(network: Network, rows: Tensor, tasks: Sequence[int]) -> 
     for task in tasks:
         likelihood, log_scale = network.likelihoods[task], network.log_scales[task]
         of_rows = likelihood.loss(outputs[task], log_scale, labels[:, task])
-        losses.append(torch.where(known[:, task], of_rows, 0.0).sum() / counts[task].clamp(min=1e-6))
+        if known is None or counts is None:
+            losses.append(of_rows.mean())
+        else:
+            losses.append(torch.where(known[:, task], of_rows, 0.0).sum() / counts[task].clamp(min=1e-6))
         if network.prior is None:
             values.append(losses[-1])
         else:
@@ -415,10 +420,14 @@ def compute_objectives(network: Network, rows: Tensor, tasks: Sequence[int]) -> 
             if task in network.finished:
                 values.append(divergence.mean())
             else:
-                share = torch.where(known[:, task], network.config.prior_share, 1.0)
+                there = torch.ones_like(labels[:, task], dtype=torch.bool) if known is None else known[:, task]
+                share = torch.where(there, network.config.prior_share, 1.0)
                 surprise = (1 - share) * likelihood.loss(*parameters, labels[:, task])
                 values.append(losses[-1] + (surprise + share * divergence).mean())
-    return Objectives(list(tasks), torch.stack(values), torch.stack(losses).detach(), counts[list(tasks)] > 0)
+    descended = torch.stack(values)
+    present = torch.ones_like(descended, dtype=torch.bool) if counts is None else counts[list(tasks)] > 0
+    losses_only = descended.detach() if network.prior is None else torch.stack(losses).detach()
+    return Objectives(list(tasks), descended, losses_only, present)
 
 
 def update(network: Network, rows: Tensor, tasks: Sequence[int], learning_rate: float) -> dict[str, float]:
