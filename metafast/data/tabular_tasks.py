@@ -107,6 +107,12 @@ def choose(columns: Columns, tasks: Sequence[str]) -> TaskTable:
             )
         labels = values[:, columns.names.index(name)]
         num_classes = int(np.max(labels, initial=0, where=np.isfinite(labels))) + 1 if kind == "classes" else 0
+        if num_classes > max(100, len(labels)):
+            # As of a column of identifiers: a head with an output for each would not fit into memory.
+            raise ValueError(
+                f"column {name!r} has labels up to {num_classes - 1}, but there are only {len(labels)} rows: number "
+                "the classes from 0"
+            )
         chosen.append(Task(name, cast(Kind, kind), num_classes))
     told = [columns.names.index(task.name) for task in chosen]
     others = [number for number in range(len(columns.names)) if number not in told]

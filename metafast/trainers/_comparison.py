@@ -103,7 +103,7 @@ def _check_same(config: Any, directory: Path) -> str:
     # A table of runs with different options would be worth nothing. What is returned is for comparison.json.
     options = dataclasses.asdict(dataclasses.replace(config, run_dir=None, threads=1, checkpoint_seconds=60.0))
     contents, written = json.dumps(options, indent=2) + "\n", directory / "comparison.json"
-    if written.exists() and json.loads(written.read_text()) != json.loads(contents):
+    if written.exists() and _read_json(written) != json.loads(contents):
         raise UsageError(f"{directory} holds a comparison with other options; choose another --run-dir")
     return contents
 
@@ -111,14 +111,24 @@ def _check_same(config: Any, directory: Path) -> str:
 def _train_or_read(config: Any, path: Path, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     ended = path / "result.json"
     if ended.exists():
-        result: dict[str, Any] = json.loads(ended.read_text())
+        result: dict[str, Any] = _read_json(ended)
         return result
     if (path / "training_state.safetensors").exists():
         config = dataclasses.replace(config, resume=str(path))
+    elif (path / "config.json").exists():
+        # A run that ended before it saved anything, as by kill -9, begins anew.
+        (path / "config.json").unlink()
     result = train(config)
     if not result["interrupted"]:
         ended.write_text(json.dumps(result) + "\n")
     return result
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 def _scores(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -73,9 +73,12 @@ def find_device(name: str) -> torch.device:
     """The torch device of that name, after a try."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # Read back, which a device without memory ("meta") cannot do.
+        torch.ones((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {error}") from error
+        # torch's reasons can be followed by pages about its own build.
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"device {name!r} cannot be used: {reason}") from error
     return device
 
 

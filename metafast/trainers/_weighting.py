@@ -179,14 +179,17 @@ class GradNorm(Fixed):
 
     def backward(self, network: MultiTaskNetwork, objectives: Objectives) -> None:
         """The gradient of the weighted sum; then a step of the weights (algorithm 1), if every task has a label."""
-        gradients = [torch.autograd.grad(loss, network.last_shared, retain_graph=True)[0] for loss in objectives.values]
-        norms = torch.stack([gradient.norm() for gradient in gradients])
+        gradients = torch.stack(
+            [torch.autograd.grad(loss, network.last_shared, retain_graph=True)[0] for loss in objectives.values]
+        )
         super().backward(network, objectives)
-        seen = torch.stack([norms, objectives.losses, objectives.present.float()])
-        _distributed.average_(seen)
-        norms, losses, shares = seen
-        if (shares < 1).any():
+        losses = objectives.losses.clone()
+        # The norm of the processes' mean gradient, which is not the mean of their norms.
+        _distributed.average_(gradients)
+        _distributed.average_(losses)
+        if not objectives.present.all():
             return
+        norms = gradients.flatten(1).norm(dim=1)
         ratios = losses / self.prior_losses
         weighted = self.weights * norms
         aim = weighted.mean() * (ratios / ratios.mean()) ** self.restoring_force
@@ -225,7 +228,7 @@ class Aggregation(Fixed):
         jacobian = task_gradients(network.learner, objectives.values)
         trunk, behind = jacobian[:, : network.num_shared], jacobian[:, network.num_shared :]
         # A task that the batch has no label of has no say: its row of zeros would hold MGDA and CAGrad where they are.
-        if not (moving := trunk.norm(dim=1) > 0).all():
+        if not (moving := trunk.norm(dim=1) != 0).all():
             trunk = trunk[moving]
         aggregator = self.aggregator
         if self.name == "nash-mtl" and 1 < len(trunk) < len(jacobian):
@@ -236,7 +239,9 @@ class Aggregation(Fixed):
             warnings.simplefilter("ignore")
             # PCGrad draws the order of its projections from torch's global generator.
             torch.manual_seed(int(torch.randint(2**62, (), generator=network.learner.generator)))
-            shared = aggregator(trunk) if len(trunk) > 1 else trunk.sum(0)
+            # Where training has diverged, some solvers would raise an error.
+            solvable = len(trunk) > 1 and (trunk @ trunk.T).norm().isfinite()
+            shared = aggregator(trunk) if solvable else trunk.sum(0)
         network.learner.gradient[: network.num_shared] = shared
         torch.sum(behind, 0, out=network.learner.gradient[network.num_shared :])
 

@@ -553,7 +553,7 @@ def restore(directory: _run.RunDirectory, networks: Sequence[Network]) -> Counte
         network.learner.set_state(state)
         network.weighting.set_state(_run.select(state, "weighting."))
         network.finished = state["finished"].tolist()
-        if network.prior is not None:
+        if network.config.shared_update == "kl":
             names = [(f"prior.{task}", f"prior_log_scale.{task}") for task in range(len(network.tasks))]
             device = network.learner.device
             tensors = {name: torch.from_numpy(array).to(device) for name, array in state.items()}
@@ -582,7 +582,7 @@ def train(config: Config) -> dict[str, Any]:
     networks = [network]
     if config.single_task and len(table.tasks) > 1:
         networks += [Network(make_plain(config), table, [task], device) for task in range(len(table.tasks))]
-    if config.shared_update == "kl":
+    if config.shared_update == "kl" and config.resume is None:
         network.prior = fit_prior(network, table)
     if config.resume is None:
         directory = _run.RunDirectory.create(config.run_dir, f"{NAME}-{Path(config.data).stem}-{config.seed}", rank)

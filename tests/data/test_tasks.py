@@ -445,3 +445,9 @@ def test_tasks_that_cannot_be_chosen_are_named(tasks, message):
 def test_a_column_may_have_a_colon_in_its_name():
     columns = tabular_tasks.Columns(("a:b", "width"), np.array([[0.0, 1.0], [1.0, 5.0]]))
     assert tabular_tasks.choose(columns, ["a:b:binary"]).tasks == (Task("a:b", "binary"),)
+
+
+def test_identifiers_are_not_taken_for_classes():
+    columns = tabular_tasks.Columns(("width", "number"), np.array([[0.0, 7.0], [1.0, 2e9]]))
+    with pytest.raises(ValueError, match="'number' has labels up to 2000000000, but there are only 2 rows"):
+        tabular_tasks.choose(columns, ["number:classes"])

@@ -136,6 +136,24 @@ def test_an_interrupted_comparison_says_how_to_go_on_and_ends_as_if_it_had_not_b
     assert [row["tasks"] for row in parts["comparison"]] == [row["tasks"] for row in whole["comparison"]]
 
 
+def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(tmp_path):
+    first = compare(tmp_path / "all")
+    for path in (tmp_path / "all" / "uncertainty-0").iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    again = compare(tmp_path / "all")
+    assert again["left_out"] == {}
+    assert [row["tasks"] for row in again["comparison"]] == [row["tasks"] for row in first["comparison"]]
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "plain-sum-0/result.json"])
+def test_a_file_that_was_cut_off_is_named(tmp_path, name):
+    compare(tmp_path / "all")
+    (tmp_path / "all" / name).write_text("{")
+    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+        compare(tmp_path / "all")
+
+
 @pytest.mark.parametrize(
     "options",
     [

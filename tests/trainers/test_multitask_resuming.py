@@ -66,7 +66,10 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, monkeypatch, no_pictures, 
         stopped = run(tmp_path / "parts", seed=2, **options)
     assert stopped["interrupted"]
     assert stopped["samples"] == 64 * updates
-    resumed = mt.train(mt.parse(["--resume", str(tmp_path / "parts")]))
+    with monkeypatch.context() as patched:
+        # It is in the checkpoint, and need not be fitted again.
+        patched.setattr(mt, "fit_prior", pytest.fail)
+        resumed = mt.train(mt.parse(["--resume", str(tmp_path / "parts")]))
     straight = run(tmp_path / "straight", seed=2, **options)
     assert_same_state(state(tmp_path / "parts"), state(tmp_path / "straight"))
     if options.get("weighting") in ("dwa", "gradnorm"):
@@ -195,6 +198,9 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"device": "nonsense"}, "device 'nonsense'"),
+        ({"device": "meta"}, "device 'meta' cannot be used"),
+        # Of all that torch says there is one line.
+        ({"device": "vulkan"}, r"^device 'vulkan' cannot be used: [^\n]+$"),
         ({"resume": "nowhere"}, "nowhere is not a run directory"),
     ],
 )

@@ -2,14 +2,17 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from trainers.multitask_cases import run, state
 
 from metafast import cli
-from metafast.trainers import _run
+from metafast.data.tasks import Task
+from metafast.trainers import _relations, _run
 from metafast.trainers import multitask as mt
 
 
@@ -223,3 +226,24 @@ def test_training_that_diverges_is_reported_as_json_all_the_same(tmp_path, capsy
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert result["tasks"]["B"] == {"rmse": None}
     assert result["task_changes"]["B"] is None
+
+
+@pytest.mark.parametrize("names", [("$x^{_$", "_b"), ("任务", "a\nb"), tuple("abcdefghij")])
+def test_tasks_of_any_name_and_number_are_drawn_without_a_warning(tmp_path, names):
+    rng, tasks = np.random.default_rng(0), [Task(name, "binary") for name in names]
+    cosines = rng.uniform(-1, 1, (2, len(names), len(names)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _relations.draw_curves(
+            tmp_path / "curves.png", tasks, np.arange(2), rng.random((2, len(names))), None, turn_ends=[]
+        )
+        _relations.draw_relations(tmp_path / "relations.png", names, np.arange(2), cosines, cosines[0])
+    # With more tasks the image grows downwards: one of 160 in a line could not be written.
+    assert imread(tmp_path / "curves.png").shape[1] <= 8 * 504
+    assert (tmp_path / "relations.png").exists()
+
+
+def test_errors_that_are_not_numbers_are_drawn_between_the_turns(tmp_path):
+    unknown = np.full((2, 1), np.nan)
+    _relations.draw_curves(tmp_path / "curves.png", [Task("a", "real")], np.arange(2), unknown, unknown, [0.5])
+    assert (tmp_path / "curves.png").exists()

@@ -270,6 +270,19 @@ def test_the_norms_weights_bring_them_to_their_aims_and_keep_their_sum():
     assert last.max() < 0.25 * first.max()
 
 
+def test_the_norms_are_those_of_the_gradients_of_all_processes(monkeypatch):
+    network = make_network("gradnorm")
+    before = network.weighting.weights.clone()
+    # Another process has the opposite gradients, so that their means are of no length.
+    opposite = lambda tensor: tensor.zero_() if tensor.shape == (4, *network.last_shared.shape) else tensor  # noqa: E731
+    monkeypatch.setattr(_weighting._distributed, "average_", opposite)
+    backward(network)
+    torch.testing.assert_close(network.weighting.weights, before)
+    monkeypatch.undo()
+    backward(network)
+    assert (network.weighting.weights - before).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_the_trunk_moves_as_the_aggregator_says_and_what_is_behind_it_by_its_own_losses(name, attention):
@@ -432,6 +445,15 @@ def test_with_labels_of_one_task_only_there_is_nothing_to_aggregate(name):
     network = make_network(name, make_table(missing=(0, 1, 3)))
     _, gradients = separate_gradients(network)
     assert_same(backward(network), add_up(gradients, [0, 0, 1, 0]))
+
+
+@pytest.mark.parametrize("scale", [torch.inf, torch.nan, 1e30])
+@pytest.mark.parametrize("name", _weighting.AGGREGATORS)
+def test_losses_that_diverge_raise_no_error(name, scale):
+    network = make_network(name)
+    objectives = mt.compute_objectives(network, ROWS, range(4))
+    network.weighting.backward(network, objectives._replace(values=scale * objectives.values))
+    assert not network.learner.gradient.norm().isfinite()
 
 
 @pytest.mark.parametrize("name", _weighting.RATIOS)
