@@ -91,7 +91,7 @@ def test_in_sequence_kl_forgets_less(tmp_path):
 
 
 def test_round_robin_visits_the_tasks_in_order(tmp_path, watched):
-    result = run(tmp_path / "run", schedule="round-robin", single_task=False, epochs=1)
+    result = run(tmp_path / "run", schedule="round-robin", single_task=False, epochs=1, learning_rate=3e-3, decay=1.0)
     assert [seen["tasks"] for seen in watched] == [[0], [1], [2]] * 6
     assert [seen["rate"] for seen in watched] == pytest.approx([3e-3 * (1 - number / 18) for number in range(18)])
     assert result["forgotten"] is None
