@@ -28,13 +28,14 @@ class Task:
         "binary" (0 or 1), "bounded" (a number from 0 to 1), "classes" (integers from 0) or "real".
     num_classes
         Of a task of classes; 0 for the others.
-    scale
-        The labels' unit in the unit of the data: real labels are standardised by the training rows.
+    offset, scale
+        What a label of 0 is in the data, and the labels' unit: real labels are standardised by the training rows.
     """
 
     name: str
     kind: Kind
     num_classes: int = 0
+    offset: float = 0.0
     scale: float = 1.0
 
     @property
@@ -55,11 +56,15 @@ class TaskTable:
         [rows, tasks], float32, NaN where there is no label.
     tasks
         In the order of the labels' columns.
+    feature_offset, feature_scale
+        [columns]; what was taken from the features and what they were then divided by.
     """
 
     features: np.ndarray
     labels: np.ndarray
     tasks: tuple[Task, ...]
+    feature_offset: np.ndarray | float = 0.0
+    feature_scale: np.ndarray | float = 1.0
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
@@ -184,13 +189,17 @@ def split(
         if task.kind == "real":
             offsets[number] = known.mean()
             unit = float(known.std()) if known.min() < known.max() else 1.0
-            tasks[number] = dataclasses.replace(task, scale=task.scale * unit)
+            tasks[number] = dataclasses.replace(
+                task, offset=task.offset + task.scale * float(known.mean()), scale=task.scale * unit
+            )
     scales = [new.scale / old.scale for new, old in zip(tasks, table.tasks, strict=True)]
     return {
         name: TaskTable(
             ((table.features[rows[name]] - mean) / deviation).astype(np.float32),
             ((table.labels[rows[name]] - offsets) / scales).astype(np.float32),
             tuple(tasks),
+            table.feature_offset + table.feature_scale * mean,
+            table.feature_scale * deviation,
         )
         for name in SPLITS
     }

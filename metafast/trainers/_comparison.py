@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from metafast.trainers import UsageError
+from metafast.trainers import UsageError, _run
 
 # What each row changes. Weightings are compared on squared errors, which leave all the weighing to them.
 SQUARED = {"regression": "squared"}
 METHODS: dict[str, dict[str, Any]] = {
+    "Gaussian of learnt scale": {"regression": "gaussian"},
     "plain sum": SQUARED,
-    "scaled by the prior's loss": SQUARED | {"weighting": "scaled"},
+    "scaled by the prior": SQUARED | {"weighting": "scaled"},
     "uncertainty": SQUARED | {"weighting": "uncertainty"},
     "GradNorm": SQUARED | {"weighting": "gradnorm"},
     "dynamic weight average": SQUARED | {"weighting": "dwa"},
@@ -31,7 +32,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "UPGrad": SQUARED | {"weighting": "upgrad"},
     "Aligned-MTL": SQUARED | {"weighting": "aligned-mtl"},
     "Nash-MTL": SQUARED | {"weighting": "nash-mtl"},
-    "Gaussian of learnt scale": {"regression": "gaussian"},
     "Beta of learnt precision": {"regression": "beta"},
     "soft Bernoulli": {"regression": "bernoulli"},
     "Gaussian, PCGrad": {"regression": "gaussian", "weighting": "pcgrad"},
@@ -61,27 +61,31 @@ def compare(config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, An
     runs: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     interrupted = False
-    for name, options in METHODS.items():
-        for seed in range(config.seed, config.seed + config.compare):
+    jobs = [(name, seed) for name in METHODS for seed in range(config.seed, config.seed + config.compare)]
+    # Ctrl-C between two runs ends the comparison in good order too.
+    with _run.interruptible() as interruption:
+        for number, (name, seed) in enumerate(jobs):
+            if name in left_out:
+                continue
             path = directory / f"{name.replace(',', '').replace(' ', '-').lower()}-{seed}"
             # The networks of single tasks are the same beside every method.
             chosen = {"compare": 0, "seed": seed, "run_dir": str(path), "single_task": not runs.keys() - {name}}
             try:
-                result = _train_or_read(dataclasses.replace(config, **chosen, **options), path, train)
+                result = _train_or_read(dataclasses.replace(config, **chosen, **METHODS[name]), path, train)
             except UsageError as error:
                 if not runs:
                     raise
                 left_out[name] = str(error)
-                break
+                continue
             # Not before, so that options that are refused leave nothing that stands in the way of better ones.
             (directory / "comparison.json").write_text(written)
             if interrupted := result["interrupted"]:
                 break
             runs.setdefault(name, []).append(result)
-            scores = ", ".join(f"{task} {score:.4g}" for task, score in _scores(result["tasks"]).items())
-            print(f"{name}, seed {seed}: {scores}", file=sys.stderr)
-        if interrupted:
-            break
+            scores = ", ".join(f"{task} {_show(kinds)}" for task, kinds in result["tasks"].items())
+            print(f"{number + 1} of {len(jobs)}: {name}, seed {seed}: {scores}", file=sys.stderr)
+            if interrupted := interruption.requested and number + 1 < len(jobs):
+                break
     complete = {name: results for name, results in runs.items() if len(results) == config.compare}
     rows = summarise(complete) if complete else []
     result = {
@@ -152,6 +156,7 @@ def summarise(runs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         change = np.where(rates, 1 - scores, scores)[:, known] / reference[known] - 1
         return {
             "method": method,
+            "options": _write_options(METHODS.get(method, {})),
             "tasks": {
                 name: {metric: float(scores[:, task].mean()), "deviation": _deviation(scores[:, task])}
                 for task, (name, (metric,)) in enumerate((name, tuple(kinds)) for name, kinds in tasks.items())
@@ -162,7 +167,8 @@ def summarise(runs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "times_plain_sum": seconds / plain_seconds,
         }
 
-    plain_seconds = float(np.mean([result["multitask_seconds"] for result in first]))
+    plain = runs.get("plain sum", first)
+    plain_seconds = float(np.mean([result["multitask_seconds"] for result in plain]))
     alone = tabulate(first, "single_tasks") if first[0]["single_tasks"] else tabulate(first, "tasks")
     reference = np.where(rates, 1 - alone, alone).mean(0)
     # From an error of 0 there is no relative change.
@@ -176,6 +182,17 @@ def summarise(runs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _write_options(options: Mapping[str, Any]) -> str:
+    """The command line's options of a method."""
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in options.items()]
+    return " ".join(words)
+
+
+def _show(scores: Mapping[str, float]) -> str:
+    ((metric, score),) = scores.items()
+    return f"{metric} {score:.4g}"
+
+
 def _deviation(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
@@ -186,19 +203,24 @@ def describe(result: dict[str, Any]) -> str:
     if not rows:
         return "no method has been through all seeds yet"
     names = list(rows[0]["tasks"])
-    cells = [["method", *names, "relative change", "seconds", "x plain sum"]]
+    cells = [["method", *names, "change of errors", "seconds", "x plain sum", "options"]]
     for row in rows:
         scores = []
         for kinds in row["tasks"].values():
             metric = next(iter(kinds))
             scores.append(f"{metric} {kinds[metric]:.4f} ± {kinds['deviation']:.4f}")
         change = f"{row['relative_change']:+.1%} ± {row['deviation']:.1%}"
-        cells.append([row["method"], *scores, change, f"{row['seconds']:.1f}", f"{row['times_plain_sum']:.2f}"])
+        times = f"{row['seconds']:.3g}", f"{row['times_plain_sum']:.2f}"
+        cells.append([row["method"], *scores, change, *times, row["options"]])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += ["", f"{result['data']}, test rows, mean ± deviation over {len(result['seeds'])} seeds"]
+    lines += [
+        "",
+        f"{result['data']}, test rows, mean ± deviation over {len(result['seeds'])} seeds; the change of error rates "
+        "and RMSEs is the tasks' mean against the single-task networks, and less is better",
+    ]
     lines += [f"{name} was left out: {reason}" for name, reason in result["left_out"].items()]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ weighs the task by itself: its gradient is in units of what it still gets wrong 
 """
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional
 from metafast.data.tasks import Task
 from metafast.trainers import UsageError
 
-REGRESSIONS = ("gaussian", "beta", "bernoulli", "squared")
+Regression = Literal["gaussian", "beta", "bernoulli", "squared"]
 
 
 class Likelihood(Protocol):
@@ -38,6 +38,10 @@ class Likelihood(Protocol):
 
     def divergence(self, prior: Tensor, prior_log_scale: Tensor, outputs: Tensor, log_scale: Tensor) -> Tensor:
         """KL(q || p) of each row, a sum or integral over labels; q's parameters are `prior` and `prior_log_scale`."""
+        ...
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The expected label of each row; of classes their probabilities [rows, num_classes]."""
         ...
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
@@ -64,13 +68,17 @@ class Bernoulli:
 
     def divergence(self, prior: Tensor, prior_log_scale: Tensor, outputs: Tensor, log_scale: Tensor) -> Tensor:
         """Cross-entropy less q's own entropy."""
-        q = torch.sigmoid(prior[:, 0])
+        q = self.predict(prior)
         return self.loss(outputs, log_scale, q) - self.loss(prior, prior_log_scale, q)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The probability of 1."""
+        return torch.sigmoid(outputs[:, 0])
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         """Accuracy of hard labels, error of soft ones."""
         if self.soft:
-            return _root_mean_square(torch.sigmoid(outputs[:, 0]) - labels)
+            return _root_mean_square(self.predict(outputs) - labels)
         return float(((outputs[:, 0] > 0) == (labels > 0.5)).double().mean())
 
 
@@ -96,6 +104,10 @@ class Categorical:
         log_q, log_p = functional.log_softmax(prior, -1), functional.log_softmax(outputs, -1)
         return (log_q.exp() * (log_q - log_p)).sum(-1)
 
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The probability of each class."""
+        return torch.softmax(outputs, -1)
+
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         """Accuracy."""
         return float((outputs.argmax(-1) == labels.long()).double().mean())
@@ -114,8 +126,8 @@ class Gaussian:
         self.learnt_scale = learnt_scale
         self.non_negative = not learnt_scale
 
-    def mean(self, outputs: Tensor) -> Tensor:
-        """The expected label."""
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The mean."""
         return torch.sigmoid(outputs[:, 0]) if self.bounded else outputs[:, 0]
 
     def fit_prior(self, labels: Tensor) -> tuple[Tensor, float]:
@@ -126,14 +138,14 @@ class Gaussian:
 
     def loss(self, outputs: Tensor, log_scale: Tensor, labels: Tensor) -> Tensor:
         """Minus the log density, or the squared error."""
-        error = self.mean(outputs) - labels
+        error = self.predict(outputs) - labels
         if not self.learnt_scale:
             return error.square()
         return 0.5 * (error * torch.exp(-log_scale)).square() + (log_scale + 0.5 * math.log(2 * math.pi))
 
     def divergence(self, prior: Tensor, prior_log_scale: Tensor, outputs: Tensor, log_scale: Tensor) -> Tensor:
         """The integral over labels, in closed form."""
-        distance = (self.mean(outputs) - self.mean(prior)).square()
+        distance = (self.predict(outputs) - self.predict(prior)).square()
         if not self.learnt_scale:
             return distance
         precision = torch.exp(-2 * log_scale)
@@ -142,7 +154,7 @@ class Gaussian:
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         """Root of the mean squared error."""
-        return _root_mean_square(self.mean(outputs) - labels)
+        return _root_mean_square(self.predict(outputs) - labels)
 
 
 class Beta:
@@ -154,9 +166,13 @@ class Beta:
     num_outputs = 1
     non_negative = False
 
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The mean."""
+        return torch.sigmoid(outputs[:, 0])
+
     def shapes(self, outputs: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """The density's two parameters."""
-        mean, precision = torch.sigmoid(outputs[:, 0]), torch.exp(-2 * log_scale)
+        mean, precision = self.predict(outputs), torch.exp(-2 * log_scale)
         return mean * precision, (1 - mean) * precision
 
     def fit_prior(self, labels: Tensor) -> tuple[Tensor, float]:
@@ -185,7 +201,7 @@ class Beta:
 
     def score(self, outputs: Tensor, labels: Tensor) -> float:
         """Root of the mean squared error."""
-        return _root_mean_square(torch.sigmoid(outputs[:, 0]) - labels)
+        return _root_mean_square(self.predict(outputs) - labels)
 
 
 def _log_beta(alpha: Tensor, beta: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ is doubtful (Kurin et al. 2022), which is why `metafast train multitask --compar
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,11 @@ AGGREGATORS = {
 }  # fmt: skip
 # Those that divide losses by one another, or multiply them by a learnt number, which needs them at least 0.
 RATIOS = ("uncertainty", "gradnorm", "dwa")
-WEIGHTINGS = ("equal", "scaled", "fixed", *RATIOS, *AGGREGATORS)
+WeightingName = Literal[
+    "equal", "scaled", "fixed", "uncertainty", "gradnorm", "dwa",
+    "pcgrad", "cagrad", "mgda", "upgrad", "aligned-mtl", "nash-mtl",
+]  # fmt: skip
+WEIGHTINGS: tuple[str, ...] = get_args(WeightingName)
 
 
 class MultiTaskNetwork(Protocol):

@@ -31,13 +31,14 @@ import argparse
 import bisect
 import dataclasses
 import functools
+import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -47,22 +48,24 @@ from torch import Tensor, nn
 import metafast
 from metafast.attention import AdditiveAttention
 from metafast.data import digit_tasks, tabular_tasks, toy_tasks
-from metafast.data.tasks import SPLITS, TaskTable, drop_labels, split
+from metafast.data.tasks import SPLITS, Task, TaskTable, drop_labels, split
 from metafast.trainers import UsageError, _comparison, _distributed, _relations, _run
 from metafast.trainers._learner import ModuleLearner, find_device
-from metafast.trainers._likelihoods import REGRESSIONS, Likelihood, make_likelihood
+from metafast.trainers._likelihoods import Likelihood, Regression, make_likelihood
 from metafast.trainers._weighting import (
     AGGREGATORS,
     RATIOS,
     WEIGHTINGS,
     Objectives,
     Weighting,
+    WeightingName,
     make_weighting,
     task_gradients,
 )
 
 NAME = "multitask"
-SCHEDULES = ("joint", "round-robin", "sequential")
+Schedule = Literal["joint", "round-robin", "sequential"]
+SharedUpdate = Literal["gradient", "kl"]
 # Data sets by name, to which yours can be added; those that are tables by columns are in `tabular_tasks`.
 TABLES: dict[str, Callable[[], TaskTable]] = {"digits": digit_tasks.load, "toy": toy_tasks.generate}
 # Where a data set needs other defaults than those below.
@@ -84,22 +87,28 @@ class Config:
     data: str = "digits"
     """digits, toy, wine, diabetes, breast-cancer, or a CSV file of numbers whose empty cells are missing labels."""
     tasks: tuple[str, ...] = ()
-    """Which, in order; of tables COLUMN:KIND with KIND binary, bounded, classes or real. By default the data's."""
+    """Which, in order; of tables COLUMN:KIND, KIND being binary, bounded (from 0 to 1), classes or real (any number).
+    By default the data's own."""
+    ignore: tuple[str, ...] = ()
+    """Columns of a table that are neither tasks nor features."""
     labels_kept: dict[str, float] = field(default_factory=dict)
     """Share of a task's training labels to keep, as in --labels-kept C 0.1; the rest are taken away."""
-    schedule: str = "joint"
-    """joint: all tasks in every update; round-robin: by turns; sequential: the first one whole, then the next."""
-    weighting: str = "equal"
-    """Of losses: equal, scaled (by the prior's), fixed, uncertainty, gradnorm, dwa; of gradients: pcgrad, cagrad, mgda,
-    upgrad, aligned-mtl, nash-mtl."""
+    schedule: Schedule = "joint"
+    """All tasks in every update, one after the other by turns, or the first one whole and then the next."""
+    weighting: WeightingName = "equal"
+    """The weights of the losses: 1, one over the loss of a constant answer (scaled), --weights (fixed), by
+    homoscedastic uncertainty (Kendall 2018), GradNorm (Chen 2018) or dynamic weight average (Liu 2019), which three
+    need --regression squared; or an aggregator of the tasks' gradients, from TorchJD."""
     weights: dict[str, float] = field(default_factory=dict)
     """The weights of --weighting fixed, as in --weights A 1 B 100; 1 for tasks not named."""
-    regression: str = "gaussian"
-    """The loss of numbers: gaussian (a density of learnt scale), squared (errors), beta or bernoulli (from 0 to 1)."""
-    shared_update: str = "gradient"
-    """gradient: the trunk follows the losses; kl: the divergence from labels mixed with a fitted prior (see above)."""
+    regression: Regression = "gaussian"
+    """Loss of bounded and real tasks: negative log-likelihood of a Gaussian or (bounded only) Beta of learnt scale,
+    binary cross-entropy with soft labels (bounded only), or the mean squared error."""
+    shared_update: SharedUpdate = "gradient"
+    """The trunk follows the losses; or KL(q || p) from labels mixed with a linear model that is fitted first, and in
+    sequence from what the network itself said of the earlier tasks (learning without forgetting)."""
     prior_share: float = 0.1
-    """lambda of --shared-update kl: how much of the target the prior is where there is a label."""
+    """With --shared-update kl: how much of the target is the linear model where there is a label."""
     attention: bool = False
     """Let every head attend over the other tasks' features."""
     hidden_size: int = 256
@@ -107,11 +116,12 @@ class Config:
     depth: int = 2
     """Layers of the trunk; 0 leaves linear heads on the inputs."""
     tower_size: int = 64
-    """Width of each task's own features, with attention."""
+    """Width of each task's own features, with --attention."""
     single_task: bool = True
     """Also train a network of the same size for each task alone, on the same batches, to compare with."""
     compare: int = 0
-    """Instead of one run, compare all methods over this many seeds from --seed on, and print one table."""
+    """Instead of one run, train by every method with this many seeds from --seed on, and print one table. Given the
+    same --run-dir again, a comparison goes on where it was."""
     epochs: int = 40
     """Passes over the training rows; to resume with more stretches the decay too."""
     batch_size: int = 32
@@ -119,7 +129,7 @@ class Config:
     learning_rate: float = 3e-3
     """Adam's step size at the start."""
     decay: float = 0.5
-    """Last part of training, or of a task's turn in sequence, in which the step size falls evenly to 0; 0 keeps it."""
+    """Last fraction of training, or of a task's turn in sequence, in which the step size falls evenly to 0."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it; 0 for no limit."""
     seed: int = 0
@@ -136,10 +146,10 @@ class Config:
     """Continue the run in this directory exactly, in place, with its options where none are given anew."""
 
     def __post_init__(self) -> None:
-        self.tasks = tuple(self.tasks)
+        self.tasks, self.ignore = tuple(self.tasks), tuple(self.ignore)
         for name, choices in (
-            ("schedule", SCHEDULES), ("weighting", WEIGHTINGS), ("regression", REGRESSIONS),
-            ("shared_update", ("gradient", "kl")),
+            ("schedule", get_args(Schedule)), ("weighting", WEIGHTINGS), ("regression", get_args(Regression)),
+            ("shared_update", get_args(SharedUpdate)),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
@@ -184,27 +194,30 @@ def load_config(run_dir: str) -> Config:
 
 # What a run cannot change on its way.
 FIXED = (
-    "data", "tasks", "labels_kept", "schedule", "weighting", "weights", "regression", "shared_update", "prior_share",
-    "attention", "hidden_size", "depth", "tower_size", "single_task", "batch_size", "seed", "run_dir",
+    "data", "tasks", "ignore", "labels_kept", "schedule", "weighting", "weights", "regression", "shared_update",
+    "prior_share", "attention", "hidden_size", "depth", "tower_size", "single_task", "batch_size", "seed", "run_dir",
 )  # fmt: skip
 
 
-def load_data(config: Config) -> dict[str, TaskTable]:
-    """The tables "train", "validation" and "test"; only the first loses labels."""
+def load_data(config: Config, table: TaskTable | None = None) -> dict[str, TaskTable]:
+    """The tables "train", "validation" and "test", of `table` if one is given; only the first loses labels."""
     try:
-        if config.data in TABLES:
+        named = table is not None or config.data in TABLES
+        if table is not None:
+            pass
+        elif config.data in TABLES:
             table = TABLES[config.data]()
         elif config.data in tabular_tasks.DATA_SETS:
-            table = tabular_tasks.load(config.data, config.tasks)
-        elif Path(config.data).suffix == ".csv":
+            table = tabular_tasks.load(config.data, config.tasks, config.ignore)
+        elif Path(config.data).suffix.lower() in (".csv", ".tsv"):
             if not config.tasks:
                 raise UsageError("a CSV file needs --tasks COLUMN:KIND ...")
-            table = tabular_tasks.choose(tabular_tasks.read_csv(config.data), config.tasks)
+            table = tabular_tasks.choose(tabular_tasks.read_csv(config.data), config.tasks, config.ignore)
         else:
             known = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
-            raise UsageError(f"data must be one of {known} or a file that ends in .csv, not {config.data!r}")
+            raise UsageError(f"data must be one of {known} or a file that ends in .csv or .tsv, not {config.data!r}")
         splits = split(table)
-        if config.data in TABLES and config.tasks:
+        if named and config.tasks:
             # Only now, so that the rows to be judged by are the same whatever is judged.
             splits = {name: part.select(config.tasks) for name, part in splits.items()}
         names = [task.name for task in splits["train"].tasks]
@@ -561,10 +574,13 @@ def restore(directory: _run.RunDirectory, networks: Sequence[Network]) -> Counte
     return Counters(**numbers, curve=arrays["curve"].tolist(), cosines=list(arrays["cosines"]))
 
 
-def train(config: Config) -> dict[str, Any]:
-    """Train, save the run and return its figures; `seconds` counts making the data and training, without imports."""
+def train(config: Config, table: TaskTable | None = None) -> dict[str, Any]:
+    """Train, save the run and return its figures; `seconds` counts making the data and training, without imports.
+
+    `table` is learnt from instead of `config.data`, which then only names the run.
+    """
     if config.compare:
-        return _comparison.compare(config, train)
+        return _comparison.compare(config, train if table is None else functools.partial(train, table=table))
     started = time.perf_counter()
     if config.resume is not None:
         # In sequence, the length of the turns follows from the number of epochs.
@@ -573,7 +589,7 @@ def train(config: Config) -> dict[str, Any]:
     metafast.set_num_threads(config.threads)
     torch.set_num_threads(config.threads)
     rank, device = _distributed.start(), find_device(config.device)
-    tables = load_data(config)
+    tables = load_data(config, table)
     table, validation = tables["train"], tables["validation"]
     per_epoch, batch = count_updates(config, table), config.batch_size * _distributed.world_size()
     if config.schedule == "sequential" and config.epochs * per_epoch < len(table.tasks):
@@ -587,6 +603,8 @@ def train(config: Config) -> dict[str, Any]:
     if config.resume is None:
         directory = _run.RunDirectory.create(config.run_dir, f"{NAME}-{Path(config.data).stem}-{config.seed}", rank)
         directory.write_config(NAME, config)
+        if rank == 0:
+            write_units(directory.path, table)
         counters = Counters(network_seconds=[0.0] * len(networks))
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
@@ -602,15 +620,15 @@ def train(config: Config) -> dict[str, Any]:
     ):
         while counters.updates < total and not interrupted:
             rows = draw_rows(config, len(table), counters.updates).to(device)
-            # The multi-task network comes last, so that the losses are its own.
-            for number, member in reversed(list(enumerate(networks))):
+            losses = []
+            for number, member in enumerate(networks):
                 update_started = time.perf_counter()
                 turn = take_turns(member, counters.updates, total)
                 if turn.begins and counters.updates > 0:
                     counters.turns.append(list(member.measure(validation).values()))
                     change_tasks(member, turn.tasks[0])
                 learning_rate = config.learning_rate * (turn.left / config.decay if turn.left < config.decay else 1.0)
-                losses = update(member, rows, [*member.finished, *turn.tasks], learning_rate)
+                losses.append(update(member, rows, [*member.finished, *turn.tasks], learning_rate))
                 counters.network_seconds[number] += time.perf_counter() - update_started
             counters.updates += 1
             counters.seconds = earlier_seconds + time.perf_counter() - started
@@ -621,7 +639,7 @@ def train(config: Config) -> dict[str, Any]:
                 counters.cosines.append(network.measure_cosines())
                 directory.log(
                     {f"validation/{name}": value for name, value in scores[0].items()}
-                    | {f"losses/{name}": value for name, value in losses.items()},
+                    | {f"losses/{name}": value for name, value in losses[0].items()},
                     counters.updates,
                 )
                 figures = ", ".join(f"{name} {value:.3g}" for name, value in scores[0].items())
@@ -671,6 +689,8 @@ def judge(networks: Sequence[Network], tables: dict[str, TaskTable], counters: C
             then = turn[list(metrics).index(name)]
             forgotten[name] = then - last if metrics[name] == "accuracy" else last - then
     return {
+        "split": "test",
+        "rows": len(tables["test"]),
         "single_tasks": {name: {metrics[name]: value} for name, value in single_scores.items()} or None,
         "task_changes": changes or None,
         "forgotten": forgotten or None,
@@ -717,18 +737,76 @@ def describe(result: dict[str, Any]) -> str:
     return f"{describe_evaluation(result)}\n{result['samples']:,} samples, {result['seconds']:.1f} s{drawn}"
 
 
+UNITS = "units.json"
+
+
+def write_units(path: Path, table: TaskTable) -> None:
+    """Save what a network's inputs and answers mean: the tasks, and how the features were standardised."""
+    width = table.features.shape[1]
+    units = {
+        "tasks": [dataclasses.asdict(task) for task in table.tasks],
+        "feature_offset": np.broadcast_to(table.feature_offset, width).tolist(),
+        "feature_scale": np.broadcast_to(table.feature_scale, width).tolist(),
+    }
+    (path / UNITS).write_text(json.dumps(units, indent=2) + "\n")
+
+
+class Predictor(NamedTuple):
+    """A trained network for new rows, in the units of the data it was trained on."""
+
+    tasks: list[Task]
+    model: MultiTaskModel
+    likelihoods: list[Likelihood]
+    feature_offset: np.ndarray
+    feature_scale: np.ndarray
+
+    @torch.no_grad()
+    def predict(self, features: Any) -> dict[str, np.ndarray]:
+        """What each task's label is expected to be, for features [rows, columns] in the order of the training data.
+
+        By task: the probability of 1 (binary) [rows], those of all classes [rows, num_classes], or a number [rows].
+        """
+        features = np.asarray(features, dtype=np.float64)
+        if features.ndim != 2 or features.shape[1] != len(self.feature_scale):
+            raise ValueError(f"features must be [rows, {len(self.feature_scale)}], not of shape {features.shape}")
+        standardised = ((features - self.feature_offset) / self.feature_scale).astype(np.float32)
+        outputs, _ = self.model(torch.from_numpy(standardised))
+        return {
+            task.name: likelihood.predict(of_task).numpy() * task.scale + task.offset
+            for task, likelihood, of_task in zip(self.tasks, self.likelihoods, outputs, strict=True)
+        }
+
+
+def load(run_dir: str) -> Predictor:
+    """The multi-task network of the run in `run_dir`, which needs none of its data any more."""
+    config = load_config(run_dir)
+    try:
+        units = json.loads((Path(run_dir) / UNITS).read_text())
+        tasks = [Task(**task) for task in units["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{Path(run_dir) / UNITS} cannot be read: {error}") from error
+    likelihoods = [make_likelihood(task, config.regression) for task in tasks]
+    # The heads' first biases are those of no labels, and at once replaced.
+    model = MultiTaskModel(config, len(units["feature_scale"]), likelihoods, [torch.zeros(1)] * len(tasks))
+    _run.RunDirectory(Path(run_dir)).read_policy(model)
+    return Predictor(tasks, model, likelihoods, np.array(units["feature_offset"]), np.array(units["feature_scale"]))
+
+
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `metafast evaluate`: what `evaluate` takes beside the directory."""
     parser.add_argument("--split", choices=SPLITS, default="test", help="the rows to judge by (default test)")
 
 
-def evaluate(run_dir: str, split: str = "test") -> dict[str, Any]:
-    """Judge the multi-task network in `run_dir` by the rows of a split; "train" has only the labels that were kept."""
+def evaluate(run_dir: str, split: str = "test", table: TaskTable | None = None) -> dict[str, Any]:
+    """Judge the multi-task network in `run_dir` by the rows of a split; "train" has only the labels that were kept.
+
+    A run that was given a `table` of its own needs it here too.
+    """
     if split not in SPLITS:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     config = dataclasses.replace(load_config(run_dir), device="cpu")
     torch.set_num_threads(config.threads)
-    tables = load_data(config)
+    tables = load_data(config, table)
     network = Network(config, tables["train"], range(len(tables["train"].tasks)), torch.device("cpu"))
     _run.RunDirectory(Path(run_dir)).read_policy(network.model)
     scores = network.measure(tables[split])
@@ -738,7 +816,7 @@ def evaluate(run_dir: str, split: str = "test") -> dict[str, Any]:
 
 def describe_evaluation(result: dict[str, Any]) -> str:
     """Say in words what `evaluate` returned."""
-    lines = []
+    lines = [f"{result['data']}, {result['rows']} rows of the split {result['split']}:"]
     for name, scores in result["tasks"].items():
         ((metric, score),) = scores.items()
         line = f"{name}: {metric} {score:.4g}"
@@ -748,7 +826,7 @@ def describe_evaluation(result: dict[str, Any]) -> str:
             line += "" if change is None else f" ({'error rate' if metric == 'accuracy' else 'error'} {change:+.0%})"
         lines.append(line)
     if result.get("relative_change") is not None:
-        lines.append(f"mean change against single-task networks: {result['relative_change']:+.1%}")
+        lines.append(f"mean change of the errors: {result['relative_change']:+.1%} (less is better)")
     if result.get("forgotten"):
         forgotten = ", ".join(f"{name} {value:.3g}" for name, value in result["forgotten"].items())
         lines.append(f"forgotten since each task's turn: {forgotten}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -83,14 +84,18 @@ def test_the_table_is_printed_and_kept(tmp_path, capsys):
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
-        "method", "A", "B", "C", "relative change", "seconds", "x plain sum",
+        "method", "A", "B", "C", "change of errors", "seconds", "x plain sum", "options",
     ]  # fmt: skip
     assert set(lines[1]) == {"|", "-"}
     assert len({len(line) for line in lines[:6]}) == 1
     assert [line.split("|")[1].strip() for line in lines[2:6]] == ["single-task networks", *FEW]
-    assert lines[-1] == "toy, test rows, mean ± deviation over 1 seeds"
+    assert [line.split("|")[-2].strip() for line in lines[2:6]] == [
+        "", "--regression squared", "--regression squared --weighting uncertainty",
+        "--regression gaussian --schedule sequential --shared-update kl",
+    ]  # fmt: skip
+    assert lines[-1].startswith("toy, test rows, mean ± deviation over 1 seeds; ")
     assert (tmp_path / "all" / "comparison.md").read_text() == printed.out
-    assert [line.partition(":")[0] for line in printed.err.splitlines()] == [f"{name}, seed 0" for name in FEW]
+    assert [line.partition(":")[0] for line in printed.err.splitlines()] == [f"{number} of 3" for number in (1, 2, 3)]
     names = {"plain-sum-0", "uncertainty-0", "gaussian-in-sequence-kl-0", "comparison.md", "comparison.json"}
     assert {path.name for path in (tmp_path / "all").iterdir()} == names
     # Again, and everything is there already.
@@ -234,5 +239,5 @@ def test_all_methods_are_made_of_known_options(monkeypatch):
         mt.configure("toy", **options)
     weightings = {options.get("weighting", "equal") for options in _comparison.METHODS.values()}
     assert weightings == set(mt.WEIGHTINGS) - {"fixed"}
-    assert {options.get("regression") for options in _comparison.METHODS.values()} == set(mt.REGRESSIONS)
-    assert {options.get("schedule", "joint") for options in _comparison.METHODS.values()} == set(mt.SCHEDULES)
+    assert {options.get("regression") for options in _comparison.METHODS.values()} == set(get_args(mt.Regression))
+    assert {options.get("schedule", "joint") for options in _comparison.METHODS.values()} == set(get_args(mt.Schedule))

@@ -123,7 +123,7 @@ def test_a_single_task_network_is_that_of_a_run_with_that_task_alone(tmp_path):
     assert list(alone["tasks"]) == ["C"]
     assert alone["single_tasks"] is alone["task_changes"] is alone["relative_change"] is None
     assert "task_relations" not in alone
-    assert mt.describe(alone).startswith("C: accuracy 0.")
+    assert mt.describe(alone).startswith("toy, 500 rows of the split test:\nC: accuracy 0.")
 
 
 @pytest.mark.parametrize("options", [{}, {"schedule": "sequential"}, {"weighting": "upgrad"}])
@@ -164,7 +164,7 @@ def test_a_short_training_learns_digits_and_tells_what_it_learnt(tmp_path):
     assert mt.evaluate(result["run_dir"])["tasks"] == tasks
     described = mt.describe(result)
     assert f"C: accuracy {tasks['C']['accuracy']:.4g}, alone {alone['C']['accuracy']:.4g} (error rate " in described
-    assert f"mean change against single-task networks: {result['relative_change']:+.1%}" in described
+    assert f"mean change of the errors: {result['relative_change']:+.1%} (less is better)" in described
     assert f"task relations: {tmp_path / 'run' / 'task_relations.png'}" in described
 
 

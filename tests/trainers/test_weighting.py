@@ -469,3 +469,13 @@ def test_ratios_of_losses_need_losses_that_are_never_negative(name):
 def test_what_is_about_the_trunks_gradients_needs_a_trunk(name):
     with pytest.raises(UsageError, match=f"weighting '{name}' is about the trunk's gradients"):
         make_network(name, depth=0)
+
+
+def test_an_aggregator_without_its_solver_is_a_mistake_of_the_user(monkeypatch):
+    class NeedsSolver:
+        def __init__(self, **_):
+            raise ImportError("install a solver")
+
+    monkeypatch.setattr(aggregation, "CAGrad", NeedsSolver)
+    with pytest.raises(UsageError, match="weighting 'cagrad' cannot be used: install a solver"):
+        _weighting.make_weighting("cagrad", [1.0, 1.0], [False, False], [1.0, 1.0], torch.device("cpu"))
