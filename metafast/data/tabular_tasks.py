@@ -1,13 +1,15 @@
 """Tables of which some columns are tasks: scikit-learn's wine, diabetes and breast cancer data, or a CSV file."""
 
-import csv
+import shlex
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
+from metafast.data.csv_columns import Columns, parse_number, read_csv
 from metafast.data.tasks import KINDS, Kind, Task, TaskTable
+
+__all__ = ["DATA_SETS", "Columns", "choose", "load", "read_columns", "read_csv"]
 
 # Name of the target column, and the columns to tell from the rest, as "name:kind".
 DATA_SETS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -19,25 +21,18 @@ DATA_SETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-class Columns(NamedTuple):
-    """A table by columns: [rows, columns], NaN where a cell is empty."""
-
-    names: tuple[str, ...]
-    values: np.ndarray
-
-
-def load(name: str, tasks: Sequence[str] = ()) -> TaskTable:
-    """One of scikit-learn's tables; `tasks` are "column:kind", by default those of `DATA_SETS`.
+def load(name: str, tasks: Sequence[str] = (), ignore: Sequence[str] = ()) -> TaskTable:
+    """One of scikit-learn's tables; `tasks`, by default those of `DATA_SETS`, and `ignore` are as for `choose`.
 
     Examples
     --------
     >>> table = load("wine")
     >>> table.features.shape, [task.name for task in table.tasks], table.tasks[0].num_classes
     ((178, 11), ['cultivar', 'alcohol', 'color_intensity'], 3)
-    >>> load("wine", ["cultivar:classes", "hue:real"]).features.shape
-    (178, 12)
+    >>> load("wine", ["cultivar:classes", "hue:real"], ignore=["ash"]).features.shape
+    (178, 11)
     """
-    return choose(read_columns(name), tasks or DATA_SETS[name][1])
+    return choose(read_columns(name), tasks or DATA_SETS[name][1], ignore)
 
 
 def read_columns(name: str) -> Columns:
@@ -55,68 +50,145 @@ def read_columns(name: str) -> Columns:
     return Columns(names, values)
 
 
-def read_csv(path: str | Path) -> Columns:
-    """A file of numbers, separated by commas, with the columns' names in its first line and empty cells for missing.
+def choose(columns: Columns, tasks: Sequence[str], ignore: Sequence[str] = ()) -> TaskTable:
+    """Make tasks, each "column:kind", of some columns, and features of all others but those to ignore.
+
+    Parameters
+    ----------
+    columns
+        Texts are allowed where they are ignored, classes, or the two values of a binary task.
+    tasks
+        Distinct values are classes, in their order, whatever they are; a binary task has 0 and 1, or two texts.
+    ignore
+        Names of columns that are neither task nor feature.
 
     Raises
     ------
     ValueError
-        Where a line is too long or too short, or a cell is no number; the message names the line and the column.
+        Where a name or kind does not exist, labels are not of their kind or have one value only, a feature has a cell
+        that is missing or no number, or there is no feature. What is wrong with tasks is said first.
+
+    Examples
+    --------
+    >>> columns = Columns(("width", "town"), np.array([[7.0, 1], [8, 0]]), {"town": ("Bern", "Rome")})
+    >>> table = choose(columns, ["town:classes"])
+    >>> table.tasks[0].num_classes, table.tasks[0].class_names, table.labels.tolist()
+    (2, ('Bern', 'Rome'), [[1.0], [0.0]])
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            lines = [line for line in reader if line]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read, near line {max(1, reader.line_num)}: {error}") from None
-    if len(lines) < 2:
-        raise ValueError(f"{path} needs a line of names and lines of numbers")
-    names = tuple(cell.strip() for cell in lines[0])
-    if len(set(names)) != len(names) or "" in names:
-        raise ValueError(f"{path}: every column needs a name of its own; they are {', '.join(names)}")
-    values = np.full((len(lines) - 1, len(names)), np.nan)
-    for row, cells in enumerate(lines[1:]):
-        if len(cells) != len(names):
-            raise ValueError(f"{path}: row {row + 1} has {len(cells)} cells, but there are {len(names)} columns")
-        for column, cell in enumerate(cells):
-            try:
-                values[row, column] = float(cell) if cell.strip() else np.nan
-            except ValueError:
-                raise ValueError(f"{path}: row {row + 1}, column {names[column]!r}: {cell!r} is no number") from None
-    return Columns(names, values)
+    parsed = [_parse_task(columns, text) for text in tasks]
+    told = [name for name, _ in parsed]
+    if not told:
+        raise ValueError("there must be a task: COLUMN:KIND")
+    if repeated := [name for name in told if told.count(name) > 1]:
+        raise ValueError(f"column {repeated[0]!r} can be only one task, not {told.count(repeated[0])}")
+    for name in ignore:
+        if name not in columns.names:
+            raise ValueError(f"there is no column {name!r} to ignore; {_list_names(columns)}")
+        if name in told:
+            raise ValueError(f"column {name!r} is to be ignored, so it cannot be a task")
+    chosen = [_make_task(columns, name, kind) for name, kind in parsed]
+    others = [name for name in columns.names if name not in (*told, *ignore)]
+    if not others:
+        raise ValueError("no column is left as a feature: each is a task or ignored")
+    features = np.column_stack([_read_feature(columns, name) for name in others])
+    return TaskTable(features, np.column_stack([labels for _, labels in chosen]), tuple(task for task, _ in chosen))
 
 
-def choose(columns: Columns, tasks: Sequence[str]) -> TaskTable:
-    """Make tasks, each "column:kind", of some columns, and features of all others.
+def _list_names(columns: Columns) -> str:
+    return f"the columns are {', '.join(map(repr, columns.names))}"
 
-    Raises
-    ------
-    ValueError
-        Where a task names no column or no kind, its labels are not of its kind, or a feature has an empty cell.
-    """
-    chosen = []
+
+def _parse_task(columns: Columns, text: str) -> tuple[str, Kind]:
+    name, colon, kind = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"a task is COLUMN:KIND with KIND one of {', '.join(KINDS)}, not {text!r}")
+    if kind not in KINDS:
+        raise ValueError(f"task {text!r}: there is no kind {kind!r}; KIND is one of {', '.join(KINDS)}")
+    if name not in columns.names:
+        raise ValueError(f"there is no column {name!r}; {_list_names(columns)}")
+    return name, cast(Kind, kind)
+
+
+def _make_task(columns: Columns, name: str, kind: Kind) -> tuple[Task, np.ndarray]:
+    values, texts = columns.values[:, columns.names.index(name)], columns.texts.get(name, ())
+    single = _to_single(values)
+    known = np.unique(values[~np.isnan(values)])
+    if len(known) == 0:
+        raise ValueError(f"task {name!r} has no labels")
+    _refuse(columns, values, np.isinf(single), f"task {name!r} is {kind}, but", "is infinite in single precision")
+    if len(known if kind == "classes" else np.unique(single[~np.isnan(single)])) < 2:
+        raise ValueError(f"column {name!r} has only one value, so there is nothing to learn")
+    if kind == "classes":
+        if len(known) > max(20, len(values) / 2):
+            raise ValueError(
+                f"column {name!r} has {len(known)} distinct values in {len(values)} rows: too many for classes"
+            )
+        # More digits than "g" has by itself, so that long numbers keep names of their own.
+        names = tuple(texts[int(value)] if texts else f"{value:.15g}" for value in known)
+        labels = np.where(np.isnan(values), np.nan, np.searchsorted(known, values))
+        return Task(name, kind, len(known), class_names=names), _to_single(labels)
+    as_classes = shlex.quote(f"{name}:classes")
+    if texts and kind == "binary":
+        if len(texts) != 2:
+            raise ValueError(
+                f"task {name!r} is binary, but its column holds {len(texts)} texts, as {_find_text(columns, name)}: "
+                f"make it {as_classes}"
+            )
+        return Task(name, kind, class_names=texts), single
+    if texts:
+        raise ValueError(
+            f"task {name!r} is {kind}, but its column holds text, as {_find_text(columns, name)}: make it "
+            f"{as_classes}, or leave it out with {_ignore(name)}"
+        )
+    if kind == "binary":
+        bad = (single != 0) & (single != 1)
+        _refuse(columns, values, bad, f"task {name!r} is binary, but", f"is neither 0 nor 1: make it {as_classes}")
+    if kind == "bounded":
+        bad = (single < 0) | (single > 1)
+        _refuse(columns, values, bad, f"task {name!r} is bounded, but", "does not lie between 0 and 1")
+    return Task(name, kind), single
+
+
+def _read_feature(columns: Columns, name: str) -> np.ndarray:
+    values = columns.values[:, columns.names.index(name)]
+    remedy = f"leave the column out with {_ignore(name)}"
+    if name in columns.texts:
+        raise ValueError(
+            f"column {name!r} is a feature, but holds text, as {_find_text(columns, name)}: {remedy}, or make it a "
+            f"task, {shlex.quote(name + ':classes')}"
+        )
+    if np.isnan(values).any():
+        row = int(np.isnan(values).argmax())
+        raise ValueError(
+            f"column {name!r} is a feature, but its cell on {columns.place(row)} is missing: fill it in, or {remedy}"
+        )
+    single = _to_single(values)
+    why = f"is infinite in single precision: {remedy}"
+    _refuse(columns, values, np.isinf(single), f"column {name!r} is a feature, but", why)
+    return single
+
+
+def _to_single(values: np.ndarray) -> np.ndarray:
+    """In single precision; what it cannot hold becomes infinite."""
     with np.errstate(over="ignore"):
-        # What single precision cannot hold becomes infinite, and is refused as such.
-        values = columns.values.astype(np.float32)
-    for text in tasks:
-        name, _, kind = text.rpartition(":")
-        if name not in columns.names or kind not in KINDS:
-            raise ValueError(
-                f"a task is COLUMN:KIND with KIND one of {', '.join(KINDS)}, not {text!r}; the columns are "
-                f"{', '.join(columns.names)}"
-            )
-        labels = values[:, columns.names.index(name)]
-        num_classes = int(np.max(labels, initial=0, where=np.isfinite(labels))) + 1 if kind == "classes" else 0
-        if num_classes > max(100, len(labels)):
-            # As of a column of identifiers: a head with an output for each would not fit into memory.
-            raise ValueError(
-                f"column {name!r} has labels up to {num_classes - 1}, but there are only {len(labels)} rows: number "
-                "the classes from 0"
-            )
-        chosen.append(Task(name, cast(Kind, kind), num_classes))
-    told = [columns.names.index(task.name) for task in chosen]
-    others = [number for number in range(len(columns.names)) if number not in told]
-    for number in others:
-        if not np.isfinite(values[:, number]).all():
-            raise ValueError(f"column {columns.names[number]!r} is a feature, but not every cell of it holds a number")
-    return TaskTable(values[:, others], values[:, told], tuple(chosen))
+        return values.astype(np.float32)
+
+
+def _refuse(columns: Columns, values: np.ndarray, bad: np.ndarray, before: str, after: str) -> None:
+    """Name the first of some bad cells; one that is missing is not among them."""
+    bad = bad & ~np.isnan(values)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{before} {values[row]:g} on {columns.place(row)} {after}")
+
+
+def _find_text(columns: Columns, name: str) -> str:
+    """The first cell of a column that is no number, and its line."""
+    for row, code in enumerate(columns.values[:, columns.names.index(name)]):
+        if not np.isnan(code) and parse_number(text := columns.texts[name][int(code)]) is None:
+            return f"{text!r} on {columns.place(row)}"
+    raise AssertionError(f"column {name!r} holds no text")
+
+
+def _ignore(name: str) -> str:
+    return f"--ignore {shlex.quote(name)}"

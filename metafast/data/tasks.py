@@ -30,6 +30,8 @@ class Task:
         Of a task of classes; 0 for the others.
     offset, scale
         What a label of 0 is in the data, and the labels' unit: real labels are standardised by the training rows.
+    class_names
+        What each class is called in the data, by its number; empty where nothing is known of that.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Task:
     num_classes: int = 0
     offset: float = 0.0
     scale: float = 1.0
+    class_names: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:

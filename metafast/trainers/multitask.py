@@ -764,7 +764,8 @@ class Predictor(NamedTuple):
     def predict(self, features: Any) -> dict[str, np.ndarray]:
         """What each task's label is expected to be, for features [rows, columns] in the order of the training data.
 
-        By task: the probability of 1 (binary) [rows], those of all classes [rows, num_classes], or a number [rows].
+        By task: the probability of 1 (binary) [rows], those of all classes [rows, num_classes], in the order of the
+        task's `class_names`, or a number [rows].
         """
         features = np.asarray(features, dtype=np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.feature_scale):
@@ -782,7 +783,7 @@ def load(run_dir: str) -> Predictor:
     config = load_config(run_dir)
     try:
         units = json.loads((Path(run_dir) / UNITS).read_text())
-        tasks = [Task(**task) for task in units["tasks"]]
+        tasks = [Task(**task | {"class_names": tuple(task["class_names"])}) for task in units["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{Path(run_dir) / UNITS} cannot be read: {error}") from error
     likelihoods = [make_likelihood(task, config.regression) for task in tasks]

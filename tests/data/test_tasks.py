@@ -1,14 +1,12 @@
 """Tables of tasks: what they refuse, how they are split and standardised, and what the ready-made ones hold."""
 
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import datasets
 
-from metafast.data import digit_tasks, tabular_tasks, toy_tasks
+from metafast.data import digit_tasks, toy_tasks
 from metafast.data.tasks import SPLITS, Task, TaskTable, drop_labels, split
 
 ALL_KINDS = (Task("sick", "binary"), Task("share", "bounded"), Task("species", "classes", 3), Task("size", "real"))
@@ -319,135 +317,3 @@ def test_toy_labels_follow_the_twisted_angle_with_the_noise_they_are_said_to_hav
     assert abs(scores.mean()) < 4.5 / np.sqrt(count)
     assert abs(scores.var() - 1) < 0.06
     assert np.corrcoef(wave, table.labels[:, 1])[0, 1] > 0.8
-
-
-@pytest.mark.parametrize("name", tabular_tasks.DATA_SETS)
-def test_tables_have_the_columns_of_their_source_and_no_target_is_a_feature(name):
-    target, described = tabular_tasks.DATA_SETS[name]
-    options = {"scaled": False} if name == "diabetes" else {}
-    bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**options)
-    source = dict(zip(bunch.feature_names, bunch.data.T, strict=True)) | {target: bunch.target}
-    if name == "diabetes":
-        assert set(np.unique(source["sex"])) == {1.0, 2.0}
-        source["sex"] = source["sex"] - 1
-    table = tabular_tasks.load(name)
-    assert [f"{task.name}:{task.kind}" for task in table.tasks] == list(described)
-    for task, column in zip(table.tasks, table.labels.T, strict=True):
-        np.testing.assert_array_equal(column, source.pop(task.name).astype(np.float32))
-    np.testing.assert_array_equal(table.features, np.column_stack(list(source.values())).astype(np.float32))
-    for column in table.labels.T:
-        assert not (table.features == column[:, None]).all(0).any()
-    other = tabular_tasks.load(name, [f"{target}:real"])
-    assert other.features.shape[1] == len(bunch.feature_names)
-    assert [part.labels.shape[1] for part in split(table).values()] == [len(described)] * 3
-
-
-def test_a_table_that_is_not_there_is_said_with_those_that_are():
-    with pytest.raises(ValueError, match="no table 'iris'; there is wine, diabetes, breast-cancer"):
-        tabular_tasks.load("iris")
-
-
-def write(tmp_path, text, encoding="utf-8"):
-    path = tmp_path / "table.csv"
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-GOOD = 'width,"weight, in kg",sick,kind\n1.5,-2,1,0\n\n2e1, 3 ,,2\n-0.5,4,0,\n'
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_csv_file_is_read_with_quoted_names_and_missing_labels(tmp_path, encoding, newline):
-    columns = tabular_tasks.read_csv(write(tmp_path, GOOD.replace("\n", newline), encoding))
-    assert columns.names == ("width", "weight, in kg", "sick", "kind")
-    expected = [[1.5, -2, 1, 0], [20, 3, np.nan, 2], [-0.5, 4, 0, np.nan]]
-    np.testing.assert_array_equal(columns.values, expected)
-    table = tabular_tasks.choose(columns, ["kind:classes", "sick:binary"])
-    assert table.tasks == (Task("kind", "classes", 3), Task("sick", "binary"))
-    np.testing.assert_array_equal(table.features, [[1.5, -2], [20, 3], [-0.5, 4]])
-    np.testing.assert_array_equal(table.labels, [[0, 1], [2, np.nan], [np.nan, 0]])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "needs a line of names and lines of numbers"),
-        ("a,b\n", "needs a line of names and lines of numbers"),
-        ("a,a\n1,2\n", "every column needs a name of its own; they are a, a"),
-        ("a,\n1,2\n", "every column needs a name of its own"),
-        ("a, a\n1,2\n", "every column needs a name of its own"),
-        ("a,b\n1,2\n3\n", "row 2 has 1 cells, but there are 2 columns"),
-        ("a,b\n1,2\n3,4,5\n", "row 2 has 3 cells, but there are 2 columns"),
-        ("a,b\n1,2\n3,x\n", "row 2, column 'b': 'x' is no number"),
-        ('a,b\n"1,5",2\n', "row 1, column 'a': '1,5' is no number"),
-        ("a;b\n1;2\n", "row 1, column 'a;b': '1;2' is no number"),
-        ('a,b\n"' + "1" * 140_000 + '",2\n', "cannot be read, near line 2: field larger"),
-    ],
-)
-def test_a_bad_csv_file_is_refused_by_row_and_column(tmp_path, text, message):
-    path = write(tmp_path, text)
-    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*(" + message + ")"):
-        tabular_tasks.read_csv(path)
-
-
-def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path):
-    path = write(tmp_path, "gr\u00f6\u00dfe,b\n1,2\n", "latin-1")
-    with pytest.raises(ValueError, match=re.escape(str(path)) + " cannot be read, near line 1"):
-        tabular_tasks.read_csv(path)
-
-
-@pytest.mark.parametrize("cell", ["", "nan", "inf", "-Infinity", "1e39"])
-def test_a_feature_without_a_number_is_named(tmp_path, cell):
-    columns = tabular_tasks.read_csv(write(tmp_path, f"width,height,size\n1,2,3\n4,{cell},6\n"))
-    with pytest.raises(ValueError, match="column 'height' is a feature, but not every cell"):
-        tabular_tasks.choose(columns, ["size:real"])
-
-
-@pytest.mark.parametrize("cell", ["inf", "-inf", "1e39"])
-@pytest.mark.parametrize("kind", ["binary", "bounded", "classes", "real"])
-def test_a_label_that_is_infinite_is_refused_for_every_kind(tmp_path, cell, kind):
-    columns = tabular_tasks.read_csv(write(tmp_path, f"width,size\n1,0\n4,{cell}\n"))
-    with pytest.raises(ValueError, match="task 'size'"):
-        tabular_tasks.choose(columns, [f"size:{kind}"])
-
-
-@pytest.mark.parametrize(
-    ("tasks", "message"),
-    [
-        (["size"], "KIND one of binary, bounded, classes, real, not 'size'; the columns are a:b, sick, size, zero"),
-        (["size:"], "COLUMN:KIND .* not 'size:'"),
-        (["real"], "COLUMN:KIND .* not 'real'"),
-        (["size:ordinal"], "COLUMN:KIND .* not 'size:ordinal'"),
-        (["width:real"], "COLUMN:KIND .* not 'width:real'"),
-        (["size:real", "size:bounded"], "names of their own"),
-        (["size:binary"], "task 'size' is binary"),
-        (["size:bounded"], "task 'size' is bounded"),
-        (["size:classes"], "task 'size' has 4 classes, but its labels are not integers"),
-        (["sick:real", "size:real"], "'none' is a feature"),
-        (["none:real"], "task 'none' has no labels"),
-        (["none:bounded", "sick:binary"], "task 'none' has no labels"),
-        (["none:classes"], "task 'none'"),
-        (["zero:classes"], "task 'zero' needs num_classes of at least 2, not 1"),
-        (["a:b:real", "sick:binary", "size:real", "zero:real"], "must be rows, features and tasks"),
-        ([], "'none' is a feature"),
-    ],
-)
-def test_tasks_that_cannot_be_chosen_are_named(tasks, message):
-    values = np.array([[1, 0, 3.5, 0, np.nan], [2, 1, 2.5, 0, np.nan]])
-    columns = tabular_tasks.Columns(("a:b", "sick", "size", "zero", "none"), values)
-    if "none" not in message:
-        columns = tabular_tasks.Columns(columns.names[:-1], values[:, :-1])
-    with pytest.raises(ValueError, match=message):
-        tabular_tasks.choose(columns, tasks)
-
-
-def test_a_column_may_have_a_colon_in_its_name():
-    columns = tabular_tasks.Columns(("a:b", "width"), np.array([[0.0, 1.0], [1.0, 5.0]]))
-    assert tabular_tasks.choose(columns, ["a:b:binary"]).tasks == (Task("a:b", "binary"),)
-
-
-def test_identifiers_are_not_taken_for_classes():
-    columns = tabular_tasks.Columns(("width", "number"), np.array([[0.0, 7.0], [1.0, 2e9]]))
-    with pytest.raises(ValueError, match="'number' has labels up to 2000000000, but there are only 2 rows"):
-        tabular_tasks.choose(columns, ["number:classes"])

@@ -116,9 +116,9 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
     directory = tmp_path / result["run_dir"]
     names = {path.name for path in directory.iterdir()}
     drawn = {"learning_curve.png", "task_relations.png"}
-    assert {"config.json", "policy.safetensors", "training_state.safetensors", *drawn} <= names
+    assert {"config.json", "units.json", "policy.safetensors", "training_state.safetensors", *drawn} <= names
     assert drawn == {str(directory.joinpath(result[name[:-4]]).name) for name in drawn}
-    assert len(names) == 6
+    assert len(names) == 7
     contents = json.loads((directory / "config.json").read_text())
     assert (contents["trainer"], contents["data"], contents["labels_kept"]) == ("multitask", "toy", {"A": 0.5})
     assert mt.load_config(str(directory)) == mt.configure(
@@ -155,7 +155,7 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
     ("options", "message"),
     [
         ({"data": "people"}, "data must be one of digits, toy, wine, diabetes, breast-cancer or a file"),
-        ({"data": "nowhere.csv", "tasks": ("a:real",)}, "nowhere.csv"),
+        ({"data": "nowhere.csv", "tasks": ("a:real",)}, "^there is no file nowhere.csv$"),
         ({"data": "nowhere.csv"}, "needs --tasks COLUMN:KIND"),
         ({"data": "wine", "tasks": ("hue",)}, "a task is COLUMN:KIND"),
         ({"data": "wine", "tasks": ("hue:binary",)}, "'hue' is binary, but"),
@@ -214,16 +214,16 @@ def test_what_cannot_be_done_is_said_and_leaves_no_directory(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n", "needs a line of names and lines of numbers"),
+        ("a,b\n", "needs a line of names and a line for each row"),
         ("a,a\n1,2\n", "every column needs a name of its own"),
-        ("a,b\n1\n", "row 1 has 1 cells, but there are 2 columns"),
-        ("a,b\n1,x\n", "row 1, column 'b': 'x' is no number"),
-        ("a,b\n,1\n2,0\n", "column 'a' is a feature, but not every cell"),
+        ("a,b\n1\n", "line 2 has 1 cells, but there are 2 columns"),
+        ("a,b\n1,x\n2,y\n3,z\n", "'b' is binary, but its column holds 3 texts"),
+        ("a,b\n,1\n2,0\n", "column 'a' is a feature, but its cell on line 2 is missing"),
         ("a,b\n1,3\n2,0\n", "'b' is binary, but"),
         ("a,b\n1,\n2,\n", "'b' has no labels"),
         ("a,b\n1,1\n2,0\n", "too few to split"),
-        ("b\n1\n0\n", "there must be rows, features and tasks"),
-        ("a\n1\n0\n", "the columns are a"),
+        ("b\n1\n0\n", "no column is left as a feature"),
+        ("a\n1\n0\n", "there is no column 'b'; the columns are 'a'"),
     ],
 )
 def test_a_bad_file_is_explained(tmp_path, text, message):
