@@ -82,10 +82,6 @@ def test_the_separator_is_the_one_most_frequent_in_the_header_outside_of_quotes(
     np.testing.assert_array_equal(columns.values, [[1, 2, 3, 4]])
 
 
-def test_the_only_column_needs_no_separator(tmp_path):
-    assert read(tmp_path, "a\n1\n").names == ("a",)
-
-
 @pytest.mark.parametrize("missing", ["", "  ", "NA", "na", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none"])
 def test_missing_cells_are_missing_among_numbers_and_among_texts(tmp_path, missing):
     columns = read(tmp_path, f"number,text,x\n1,red,0\n{missing},{missing},1\n 2 , blue ,2\n")
@@ -277,7 +273,25 @@ def test_columns_to_ignore_are_neither_task_nor_feature(tmp_path):
     np.testing.assert_array_equal(table.features, [[1], [5]])
 
 
-def test_without_a_file_places_are_rows():
-    columns = make_columns(width=[1, 2, np.nan], size=[1, 2, 3])
-    with pytest.raises(ValueError, match="its cell on row 3 is missing"):
+@pytest.mark.parametrize("tasks", [["width:real"], ["home town:real"], ["home town:binary"]])
+def test_a_remedy_can_be_typed_into_a_shell(tmp_path, tasks):
+    columns = read(tmp_path, "width,home town\n1,Rome\n2,Bern\n3,Oslo\n")
+    with pytest.raises(ValueError, match="'home town:classes'"):
+        tabular_tasks.choose(columns, tasks)
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_one_value():
+    columns = make_columns(width=[1, 2], size=[1e9, 1e9 + 1])
+    with pytest.raises(ValueError, match="'size' has only one value"):
         tabular_tasks.choose(columns, ["size:real"])
+
+
+def test_a_bounded_label_below_0_is_named():
+    columns = make_columns(width=[1, 2], share=[0.5, -0.1])
+    with pytest.raises(ValueError, match=r"'share' is bounded, but -0\.1 on row 2 does not lie between 0 and 1"):
+        tabular_tasks.choose(columns, ["share:bounded"])
+
+
+def test_underscores_make_no_number_and_an_only_column_needs_no_separator(tmp_path):
+    columns = read(tmp_path, "a\n12_3\n")
+    assert (columns.names, columns.texts) == (("a",), {"a": ("12_3",)})

@@ -125,7 +125,7 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
         "toy", hidden_size=16, epochs=2, batch_size=64, seed=4, labels_kept={"A": 0.5}
     )
     events = EventAccumulator(str(directory)).Reload()
-    assert set(events.Tags()["scalars"]) == {"validation/A", "validation/B", "validation/C"}
+    assert set(events.Tags()["scalars"]) == {f"{kind}/{task}" for kind in ("validation", "losses") for task in "ABC"}
     curve = state(directory)["curve"]
     assert curve.shape == (2, 1 + 3 + 3)
     for column, task in enumerate("ABC"):
