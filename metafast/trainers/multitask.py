@@ -85,7 +85,7 @@ class Config:
     """
 
     data: str = "digits"
-    """digits, toy, wine, diabetes, breast-cancer, or a CSV file of numbers whose empty cells are missing labels."""
+    """digits, toy, wine, diabetes, breast-cancer, or a CSV file, whose empty cells are missing labels."""
     tasks: tuple[str, ...] = ()
     """Which, in order; of tables COLUMN:KIND, KIND being binary, bounded (from 0 to 1), classes or real (any number).
     By default the data's own."""

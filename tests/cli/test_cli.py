@@ -104,7 +104,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         (["train", "attention", "--task", "people"], "task must be one of animals"),
         (["train", "attention", "--hops", "0"], "hops must be at least 1"),
         (["train", "multitask", "--data", "people"], "data must be one of digits, toy"),
-        (["train", "multitask", "--weighting", "magic"], "weighting must be one of equal"),
+        (["train", "multitask", "--weighting", "magic"], "invalid choice 'magic' for argument"),
         (["train", "multitask", "--labels-kept", "A"], "labels-kept"),
         (["bench", "kitchen"], "kitchen"),
         (["info", "--loud"], "--loud"),

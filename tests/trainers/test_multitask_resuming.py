@@ -142,7 +142,9 @@ def test_a_run_directory_holds_what_is_promised(tmp_path, capsys, monkeypatch):
         if split == "test":
             assert evaluation["tasks"] == result["tasks"]
     assert cli.main(["evaluate", result["run_dir"]]) == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "toy, 500 rows of the split test:"
+    assert [line.split()[:2] for line in lines] == [
         ["A:", "accuracy"], ["B:", "rmse"], ["C:", "accuracy"],
     ]  # fmt: skip
     with pytest.raises(UsageError, match="split must be one of train, validation, test"):
