@@ -199,25 +199,25 @@ FIXED = (
 )  # fmt: skip
 
 
+def read_table(config: Config) -> TaskTable:
+    """All rows of `config.data`; where it is a table by columns, with the tasks that were chosen."""
+    if config.data in TABLES:
+        return TABLES[config.data]()
+    if config.data in tabular_tasks.DATA_SETS:
+        return tabular_tasks.load(config.data, config.tasks, config.ignore)
+    if Path(config.data).suffix.lower() in (".csv", ".tsv"):
+        if not config.tasks:
+            raise UsageError("a CSV file needs --tasks COLUMN:KIND ...")
+        return tabular_tasks.choose(tabular_tasks.read_csv(config.data), config.tasks, config.ignore)
+    known = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
+    raise UsageError(f"data must be one of {known} or a file that ends in .csv or .tsv, not {config.data!r}")
+
+
 def load_data(config: Config, table: TaskTable | None = None) -> dict[str, TaskTable]:
     """The tables "train", "validation" and "test", of `table` if one is given; only the first loses labels."""
     try:
-        named = table is not None or config.data in TABLES
-        if table is not None:
-            pass
-        elif config.data in TABLES:
-            table = TABLES[config.data]()
-        elif config.data in tabular_tasks.DATA_SETS:
-            table = tabular_tasks.load(config.data, config.tasks, config.ignore)
-        elif Path(config.data).suffix.lower() in (".csv", ".tsv"):
-            if not config.tasks:
-                raise UsageError("a CSV file needs --tasks COLUMN:KIND ...")
-            table = tabular_tasks.choose(tabular_tasks.read_csv(config.data), config.tasks, config.ignore)
-        else:
-            known = ", ".join([*TABLES, *tabular_tasks.DATA_SETS])
-            raise UsageError(f"data must be one of {known} or a file that ends in .csv or .tsv, not {config.data!r}")
-        splits = split(table)
-        if named and config.tasks:
+        splits = split(read_table(config) if table is None else table)
+        if config.tasks and (table is not None or config.data in TABLES):
             # Only now, so that the rows to be judged by are the same whatever is judged.
             splits = {name: part.select(config.tasks) for name, part in splits.items()}
         names = [task.name for task in splits["train"].tasks]
@@ -604,9 +604,10 @@ def train(config: Config, table: TaskTable | None = None) -> dict[str, Any]:
         directory = _run.RunDirectory.create(config.run_dir, f"{NAME}-{Path(config.data).stem}-{config.seed}", rank)
         directory.write_config(NAME, config)
         if rank == 0:
-            write_units(directory.path, table)
+            (directory.path / UNITS).write_text(json.dumps(describe_units(table), indent=2) + "\n")
         counters = Counters(network_seconds=[0.0] * len(networks))
     else:
+        check_units(config.resume, table)
         directory = _run.RunDirectory(Path(config.resume), rank)
         counters = restore(directory, networks)
         directory.write_config(NAME, dataclasses.replace(config, resume=None))
@@ -740,15 +741,31 @@ def describe(result: dict[str, Any]) -> str:
 UNITS = "units.json"
 
 
-def write_units(path: Path, table: TaskTable) -> None:
-    """Save what a network's inputs and answers mean: the tasks, and how the features were standardised."""
+def describe_units(table: TaskTable) -> dict[str, Any]:
+    """What a network's inputs and answers mean: the tasks, and how the features were standardised."""
     width = table.features.shape[1]
-    units = {
-        "tasks": [dataclasses.asdict(task) for task in table.tasks],
+    return {
+        "tasks": [dataclasses.asdict(task) | {"class_names": list(task.class_names)} for task in table.tasks],
         "feature_offset": np.broadcast_to(table.feature_offset, width).tolist(),
         "feature_scale": np.broadcast_to(table.feature_scale, width).tolist(),
     }
-    (path / UNITS).write_text(json.dumps(units, indent=2) + "\n")
+
+
+def read_units(run_dir: str | Path) -> dict[str, Any]:
+    """What `describe_units` gave when the run began."""
+    path = Path(run_dir) / UNITS
+    try:
+        units: dict[str, Any] = json.loads(path.read_text())
+        [Task(**task) for task in units["tasks"]]
+        return units
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read: {error!r}") from error
+
+
+def check_units(run_dir: str | Path, table: TaskTable) -> None:
+    """Refuse data that is no longer what the run began with: other rows would be trained on and judged by."""
+    if read_units(run_dir) != describe_units(table):
+        raise UsageError(f"the data is no longer what {run_dir} was trained on")
 
 
 class Predictor(NamedTuple):
@@ -780,12 +797,8 @@ class Predictor(NamedTuple):
 
 def load(run_dir: str) -> Predictor:
     """The multi-task network of the run in `run_dir`, which needs none of its data any more."""
-    config = load_config(run_dir)
-    try:
-        units = json.loads((Path(run_dir) / UNITS).read_text())
-        tasks = [Task(**task | {"class_names": tuple(task["class_names"])}) for task in units["tasks"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{Path(run_dir) / UNITS} cannot be read: {error}") from error
+    config, units = load_config(run_dir), read_units(run_dir)
+    tasks = [Task(**task | {"class_names": tuple(task["class_names"])}) for task in units["tasks"]]
     likelihoods = [make_likelihood(task, config.regression) for task in tasks]
     # The heads' first biases are those of no labels, and at once replaced.
     model = MultiTaskModel(config, len(units["feature_scale"]), likelihoods, [torch.zeros(1)] * len(tasks))
@@ -808,6 +821,7 @@ def evaluate(run_dir: str, split: str = "test", table: TaskTable | None = None) 
     config = dataclasses.replace(load_config(run_dir), device="cpu")
     torch.set_num_threads(config.threads)
     tables = load_data(config, table)
+    check_units(run_dir, tables["train"])
     network = Network(config, tables["train"], range(len(tables["train"].tasks)), torch.device("cpu"))
     _run.RunDirectory(Path(run_dir)).read_policy(network.model)
     scores = network.measure(tables[split])

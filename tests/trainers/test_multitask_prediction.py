@@ -77,3 +77,14 @@ def test_a_table_of_ones_own_resumes_and_compares_too(tmp_path):
     assert list(few["tasks"]) == ["price"]
     with pytest.raises(UsageError, match="data must be one of"):
         mt.train(mt.parse(["--resume", str(tmp_path / "parts")]))
+
+
+def test_data_that_has_changed_is_neither_trained_on_nor_judged_by(tmp_path):
+    table = make_table()
+    options = {"hidden_size": 8, "epochs": 1, "single_task": False, "run_dir": str(tmp_path / "run")}
+    mt.train(mt.configure("mine", **options), table)
+    other = table.take(np.arange(len(table) - 1))
+    with pytest.raises(UsageError, match="the data is no longer what"):
+        mt.train(mt.parse(["--resume", options["run_dir"], "--epochs", "2"]), other)
+    with pytest.raises(UsageError, match="the data is no longer what"):
+        mt.evaluate(options["run_dir"], table=other)
