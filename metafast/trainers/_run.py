@@ -161,7 +161,9 @@ def read_options(run_dir: str | Path, trainer: str, options: type) -> dict[str, 
     """The values of the fields of the dataclass `options` that the run in `run_dir` was given."""
     contents = read_config(run_dir)
     names = {field.name for field in dataclasses.fields(options)}
-    if contents.get("trainer") != trainer or not names <= contents.keys():
+    if (other := contents.get("trainer")) != trainer:
+        raise UsageError(f"{run_dir} does not hold a {trainer} run but is from metafast train {other}")
+    if not names <= contents.keys():
         raise UsageError(f"{run_dir} does not hold a {trainer} run of this version")
     return {name: contents[name] for name in names}
 

@@ -216,7 +216,7 @@ def test_evaluation_refuses_other_runs_and_numbers(tmp_path):
         at.evaluate(str(tmp_path / "run"), samples=0)
     contents = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(contents | {"trainer": "policy-gradient"}))
-    with pytest.raises(UsageError, match="does not hold a attention run"):
+    with pytest.raises(UsageError, match="does not hold a attention run but is from metafast train policy-gradient"):
         at.evaluate(str(tmp_path / "run"))
 
 
