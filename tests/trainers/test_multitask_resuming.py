@@ -13,6 +13,7 @@ from trainers.multitask_cases import run, state
 from metafast import cli
 from metafast.trainers import UsageError, _run
 from metafast.trainers import multitask as mt
+from metafast.trainers._weighting import AGGREGATORS
 
 
 def assert_same_state(first, second):
@@ -50,7 +51,7 @@ SEQUENCE = {"schedule": "sequential", "shared_update": "kl"}
     ],
 )
 def test_an_interrupted_run_resumes_exactly(tmp_path, monkeypatch, no_pictures, updates, options):
-    if options.get("weighting") in mt.AGGREGATORS:
+    if options.get("weighting") in AGGREGATORS:
         pytest.importorskip("torchjd")
 
     class AfterUpdates:
