@@ -29,7 +29,7 @@ from metafast.returns import (
 )
 
 if TYPE_CHECKING:
-    from metafast import attention, compat, envs
+    from metafast import attention, compat, envs, nn
 
 __all__ = [
     "__version__",
@@ -43,6 +43,7 @@ __all__ = [
     "isa",
     "lambda_returns",
     "n_step_returns",
+    "nn",
     "q_lambda",
     "retrace",
     "segment_returns",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 # Rooms that import another library are loaded at first use: `import metafast` itself needs NumPy alone.
-_LAZY_ROOMS = ("attention", "compat", "envs")
+_LAZY_ROOMS = ("attention", "compat", "envs", "nn")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "bindings/interrupt.hpp"
+#include "bindings/scratch.hpp"
 #include "common/scheduler.hpp"
 
 namespace metafast {
@@ -263,6 +265,18 @@ bool EnvBatch::take_actions(py::handle actions) {
   return false;
 }
 
+void EnvBatch::save() {
+  if (!saved_state_) return;
+  for (std::int64_t first = 0; first < num_envs_; first += kTile) {
+    const std::int64_t offset = first * layout_.state_bytes;
+    copy_tile(saved_state_.get() + offset, state_.get() + offset, std::min<std::int64_t>(kTile, num_envs_ - first),
+              layout_.field_bytes.data(), static_cast<std::int64_t>(layout_.field_bytes.size()));
+  }
+  saved_elapsed_steps_ = elapsed_steps_;
+  saved_ended_ = ended_;
+  saved_episodes_ = episodes_;
+}
+
 py::object EnvBatch::undone(std::int64_t failed) {
   if (saved_state_) {
     std::swap(state_, saved_state_);
@@ -357,17 +371,7 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
     if (streams != nullptr) std::copy_n(streams + 4 * i, 4, streams_.data() + 4 * i);
   }
   const Batch batch = view();
-  if (saved_state_) {
-    // A mask leaves tiles out, whose saved copies would be old.
-    for (std::int64_t first = 0; first < num_envs_; first += kTile) {
-      const std::int64_t offset = first * layout_.state_bytes;
-      copy_tile(saved_state_.get() + offset, state_.get() + offset, std::min<std::int64_t>(kTile, num_envs_ - first),
-                layout_.field_bytes.data(), static_cast<std::int64_t>(layout_.field_bytes.size()));
-    }
-    saved_elapsed_steps_ = elapsed_steps_;
-    saved_ended_ = ended_;
-    saved_episodes_ = episodes_;
-  }
+  save();  // the driver saves only the tiles that a mask does not leave out
   std::atomic<std::int64_t> failed{-1};
   const auto reset_range = envs_kernels().reset;
   {
@@ -394,6 +398,64 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
   was_reset_ = true;
   return observations;
 }
+
+template <class T>
+RolloutOutcome EnvBatch::rollout(RolloutPlan<T> plan) {
+  const Claim claim(*this);
+  if (!was_reset_) throw py::value_error("the environments were never reset");
+  std::vector<double> rewards(static_cast<std::size_t>(num_envs_));
+  plan.env_actions = actions_.data();
+  plan.action_bytes = action_bytes();
+  plan.env_rewards = reinterpret_cast<std::byte*>(rewards.data());
+  save();
+  Batch batch = view();
+  batch.saved_state = nullptr;  // what a step may have to be undone to is the state before the first
+
+  const RolloutKernel<T>& kernel = [] () -> const RolloutKernel<T>& {
+    if constexpr (sizeof(T) == 4) return rollout_kernels().float32;
+    else return rollout_kernels().float64;
+  }();
+  const std::int64_t tiles = (num_envs_ + kTile - 1) / kTile;
+  int threads = get_num_threads();
+  if (num_threads_ > 0) threads = std::min(threads, num_threads_);
+  threads = static_cast<int>(std::min<std::int64_t>(threads, tiles));
+  ScratchBlocks scratch(kernel.scratch_size(plan.network) * static_cast<std::int64_t>(sizeof(T)), threads);
+  std::vector<RolloutOutcome> outcomes(static_cast<std::size_t>(tiles));
+  was_reset_ = false;  // until all have come as far as the others
+  try {
+    for_each_slice_interruptibly(
+        tiles,
+        [&](std::int64_t tile) {
+          const ScratchBlocks::Block block(scratch);
+          const std::int64_t begin = tile * kTile;
+          outcomes[static_cast<std::size_t>(tile)] = kernel.run(batch, plan, reinterpret_cast<T*>(block.get()), begin,
+                                                                std::min(begin + kTile, num_envs_));
+        },
+        threads);
+  } catch (...) {
+    was_reset_ = static_cast<bool>(saved_state_);
+    undone(0);
+    throw;
+  }
+  // The earliest step at which something went wrong, and there the first environment.
+  RolloutOutcome found = {-1, 0, -1, 0};
+  for (const RolloutOutcome& outcome : outcomes) {
+    if (outcome.failed_env >= 0 && (found.failed_env < 0 || outcome.failed_step < found.failed_step)) {
+      found.failed_env = outcome.failed_env;
+      found.failed_step = outcome.failed_step;
+    }
+    if (outcome.unusable_env >= 0 && (found.unusable_env < 0 || outcome.unusable_step < found.unusable_step)) {
+      found.unusable_env = outcome.unusable_env;
+      found.unusable_step = outcome.unusable_step;
+    }
+  }
+  if (found.failed_env >= 0) undone(found.failed_env);
+  was_reset_ = found.unusable_env < 0 || found.failed_env >= 0;
+  return found;
+}
+
+template RolloutOutcome EnvBatch::rollout(RolloutPlan<float> plan);
+template RolloutOutcome EnvBatch::rollout(RolloutPlan<double> plan);
 
 py::object EnvBatch::final_observations() {
   if (autoreset_mode_ == AutoresetMode::same_step) return final_observations_;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "envs/batch.hpp"
+#include "envs/rollout.hpp"
 
 namespace py = pybind11;
 
@@ -54,6 +55,12 @@ class EnvBatch {
   // modes the last observations are those of the state. An int as step.
   py::object final_observations();
 
+  // Lets a policy act for plan.num_steps; `plan` comes without env_actions, action_bytes and env_rewards. Where the code
+  // of a user's environment raised, every environment is as it was before. Where the policy's outputs were unusable, or
+  // Ctrl-C stopped it (which raises), the environments must be reset.
+  template <class T>
+  RolloutOutcome rollout(RolloutPlan<T> plan);
+
   // The state comes as bytes, uint8 [N, state_bytes]: the fields of an environment side by side.
   py::dict get_state();
   void set_state(const std::uint8_t* state, const std::int32_t* elapsed_steps, const std::uint8_t* ended,
@@ -63,6 +70,8 @@ class EnvBatch {
   std::int64_t state_bytes() const { return layout_.state_bytes; }
   bool has_streams() const { return layout_.streams; }
   bool was_reset() const { return was_reset_; }
+  std::int64_t observation_bytes() const { return observation_bytes_; }
+  std::int64_t action_bytes() const { return action_size_ * layout_.action_type.itemsize(); }
 
  private:
   class Claim;
@@ -77,6 +86,8 @@ class EnvBatch {
   Arrays fresh_arrays() const;
   py::object fresh_observations() const;
   py::object observed();
+  // Keeps all that a step or reset changes.
+  void save();
   // Puts back what a failed step or reset changed; returns the environment that failed.
   py::object undone(std::int64_t failed);
   // Adds what gymnasium's SyncVectorEnv tells in same_step mode of the episodes that ended.

@@ -10,5 +10,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   metafast::register_additive_gradients(module);
   metafast::register_dot_product_attention(module);
   metafast::register_envs(module);
+  metafast::register_policy_network(module);
+  metafast::register_policy_update(module);
+  metafast::register_rollout(module);
   metafast::register_ufunc_loop(module);
 }

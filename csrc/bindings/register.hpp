@@ -14,6 +14,9 @@ void register_additive_attention(py::module_& module);
 void register_additive_gradients(py::module_& module);
 void register_dot_product_attention(py::module_& module);
 void register_envs(py::module_& module);
+void register_policy_network(py::module_& module);
+void register_policy_update(py::module_& module);
+void register_rollout(py::module_& module);
 void register_ufunc_loop(py::module_& module);
 
 }  // namespace metafast

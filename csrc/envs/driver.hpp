@@ -1,4 +1,4 @@
-// Steps, resets and observes a range of environments, tile by tile: everything that is the same for all of them.
+// Steps, resets and observes a tile of environments: everything that is the same for all of them.
 #pragma once
 
 #include <cstdint>
@@ -162,33 +162,6 @@ class TileDriver {
   const std::int64_t count_;
   std::byte* const state_;
 };
-
-Outcome step_range(const Batch& batch, const StepResult& result, std::int64_t begin, std::int64_t end) {
-  Outcome outcome = {0, -1};
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const std::int64_t failed = TileDriver(batch, first, end).step(result, outcome.num_final);
-    if (failed >= 0 && outcome.failed < 0) outcome.failed = failed;
-  }
-  return outcome;
-}
-
-std::int64_t reset_range(const Batch& batch, const std::uint8_t* mask, std::int64_t begin, std::int64_t end) {
-  std::int64_t first_failed = -1;
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const std::int64_t failed = TileDriver(batch, first, end).reset(mask);
-    if (failed >= 0 && first_failed < 0) first_failed = failed;
-  }
-  return first_failed;
-}
-
-std::int64_t observe_range(const Batch& batch, std::byte* observations, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const std::int64_t failed =
-        TileDriver(batch, first, end).observe(-1, nullptr, observations + first * batch.observation_bytes);
-    if (failed >= 0) return failed;
-  }
-  return -1;
-}
 
 }  // namespace
 }  // namespace metafast

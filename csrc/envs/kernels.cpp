@@ -9,6 +9,33 @@ namespace metafast {
 namespace METAFAST_ISA_NAMESPACE {
 namespace {
 
+Outcome step_range(const Batch& batch, const StepResult& result, std::int64_t begin, std::int64_t end) {
+  Outcome outcome = {0, -1};
+  for (std::int64_t first = begin; first < end; first += kTile) {
+    const std::int64_t failed = TileDriver(batch, first, end).step(result, outcome.num_final);
+    if (failed >= 0 && outcome.failed < 0) outcome.failed = failed;
+  }
+  return outcome;
+}
+
+std::int64_t reset_range(const Batch& batch, const std::uint8_t* mask, std::int64_t begin, std::int64_t end) {
+  std::int64_t first_failed = -1;
+  for (std::int64_t first = begin; first < end; first += kTile) {
+    const std::int64_t failed = TileDriver(batch, first, end).reset(mask);
+    if (failed >= 0 && first_failed < 0) first_failed = failed;
+  }
+  return first_failed;
+}
+
+std::int64_t observe_range(const Batch& batch, std::byte* observations, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t first = begin; first < end; first += kTile) {
+    const std::int64_t failed =
+        TileDriver(batch, first, end).observe(-1, nullptr, observations + first * batch.observation_bytes);
+    if (failed >= 0) return failed;
+  }
+  return -1;
+}
+
 // One column, as of a Discrete space: the compiler vectorises the loop, in the actions' own width where the limits fit.
 template <class Limit, class Taken, class Integer>
 bool take_column(const Integer* __restrict actions, std::int64_t rows, Limit low, Limit high,

@@ -45,6 +45,7 @@ import gymnasium as gymnasium  # isort: split
 
 from metafast._gymnasium_hook import register_envs
 from metafast.envs._make import make_vec
+from metafast.envs._rollout import Rollout, rollout
 from metafast.envs._single_env import NativeEnv, make
 from metafast.envs._transitions import Transitions, transitions
 from metafast.envs._vector_env import NativeVectorEnv
@@ -55,6 +56,7 @@ __all__ = [
     "CompiledEnv",
     "NativeEnv",
     "NativeVectorEnv",
+    "Rollout",
     "Transitions",
     "VectorEnvError",
     "VectorEnvReport",
@@ -63,6 +65,7 @@ __all__ = [
     "make",
     "make_vec",
     "register_envs",
+    "rollout",
     "transitions",
 ]
 

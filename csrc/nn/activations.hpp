@@ -1,0 +1,91 @@
+// Activation functions of network layers, and their derivatives from what the layer put out.
+//
+// In float, tanh is one rational function, x P(x^2) / Q(x^2), to 3e-7 absolutely and relatively: a tanh of the common
+// room's accuracy (vector_math.hpp) would take as long as the rest of a small network. In double it is that one.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.hpp"
+#include "common/vector_math.hpp"
+#include "nn/columns.hpp"
+#include "nn/network.hpp"
+
+namespace metafast {
+
+// From common/vector_math_polynomials.py, "tanh of networks"; beyond 7.9 it stays where it is, 3e-7 from 1.
+METAFAST_FORMULA float network_tanh(float x) {
+  constexpr float last = 7.9f;
+  x = x > last ? last : x;  // a NaN stays
+  x = x < -last ? -last : x;
+  const float z = x * x;
+  float p = 0x1.717c90p-16f + z * 0x1.090c22p-26f;
+  p = 0x1.d51ac8p-9f + z * p;
+  p = 0x1.1377f4p-3f + z * p;
+  p = 1.0f + z * p;
+  float q = 0x1.66fe94p-12f + z * 0x1.cda3b6p-21f;
+  q = 0x1.ad2216p-6f + z * q;
+  q = 0x1.df114cp-2f + z * q;
+  q = 1.0f + z * q;
+  return x * p / q;
+}
+
+METAFAST_FORMULA double network_tanh(double x) { return vector_tanh(x); }
+
+template <class T>
+METAFAST_FORMULA T network_sigmoid(T x) {
+  return T(0.5) + T(0.5) * network_tanh(T(0.5) * x);
+}
+
+// log(1 + exp(x)).
+template <class T>
+METAFAST_FORMULA T softplus(T x) {
+  const T magnitude = x < T(0) ? -x : x;
+  const T positive = x < T(0) ? T(0) : x;
+  const T e = vector_exp(-magnitude);
+  // log(1 + e) without what rounding 1 + e loses (Kahan): log(u) e / (u - 1).
+  const T u = T(1) + e;
+  const T lost = u - T(1);
+  const T log = lost > T(0) ? vector_log(u) * (e / (lost > T(0) ? lost : T(1))) : e;
+  return positive + log;
+}
+
+namespace {
+
+// y = activation(y) in place. Of silu, `sigmoids` keeps what its derivative needs.
+template <class T>
+void activate(Activation activation, std::int64_t count, T* __restrict y, T* __restrict sigmoids) {
+  switch (activation) {
+    case Activation::identity:
+      return;
+    case Activation::tanh:
+      return for_columns(count, [=](std::int64_t c) { y[c] = network_tanh(y[c]); });
+    case Activation::relu:
+      return for_columns(count, [=](std::int64_t c) { y[c] = y[c] < T(0) ? T(0) : y[c]; });
+    case Activation::silu:
+      return for_columns(count, [=](std::int64_t c) {
+        const T sigmoid = network_sigmoid(y[c]);
+        sigmoids[c] = sigmoid;
+        y[c] *= sigmoid;
+      });
+  }
+}
+
+// Turns the gradient of what the layer put out, `y`, into that of what went into its activation.
+template <class T>
+void deactivate(Activation activation, std::int64_t count, const T* __restrict y, const T* __restrict sigmoids,
+                T* __restrict delta) {
+  switch (activation) {
+    case Activation::identity:
+      return;
+    case Activation::tanh:
+      return for_columns(count, [=](std::int64_t c) { delta[c] *= T(1) - y[c] * y[c]; });
+    case Activation::relu:
+      return for_columns(count, [=](std::int64_t c) { delta[c] = y[c] > T(0) ? delta[c] : T(0); });
+    case Activation::silu:
+      return for_columns(count, [=](std::int64_t c) { delta[c] *= sigmoids[c] + y[c] * (T(1) - sigmoids[c]); });
+  }
+}
+
+}  // namespace
+}  // namespace metafast

@@ -1,0 +1,106 @@
+// One step of a gated recurrent unit in torch.nn.GRU's form (Cho et al. 2014, with the reset gate after the product),
+// forwards and backwards, on blocks of samples (columns.hpp).
+//
+//   r = sigmoid(W_r x + b_r + U_r h + c_r)      z = sigmoid(W_z x + b_z + U_z h + c_z)
+//   n = tanh(W_n x + b_n + r q), q = U_n h + c_n      h' = (1 - z) n + z h
+//
+// For kernel files only: everything here has internal linkage, because each level compiles its own copy.
+#pragma once
+
+#include <cstdint>
+
+#include "nn/activations.hpp"
+#include "nn/columns.hpp"
+#include "nn/dense.hpp"
+#include "nn/network.hpp"
+
+namespace metafast {
+namespace {
+
+// What backward needs of one step, each [width, columns]; `gates` holds r and then z.
+template <class T>
+struct GruTape {
+  T* gates;
+  T* candidate;
+  T* recurrent;  // q
+
+  void allocate(const GruLayer& gru, std::int64_t columns, Arena<T>& arena) {
+    gates = arena.take(2 * gru.width * columns);
+    candidate = arena.take(gru.width * columns);
+    recurrent = arena.take(gru.width * columns);
+  }
+};
+
+template <class T>
+void run_gru(const GruLayer& gru, const T* parameters, const T* x, const T* hidden, std::int64_t columns,
+             const GruTape<T>& tape, T* next_hidden) {
+  const std::int64_t H = gru.width;
+  const T* const input_weight = parameters + gru.input_weight;
+  const T* const hidden_weight = parameters + gru.hidden_weight;
+  const T* const input_bias = parameters + gru.input_bias;
+  const T* const hidden_bias = parameters + gru.hidden_bias;
+  for (std::int64_t row = 0; row < 2 * H; ++row)
+    fill(tape.gates + row * columns, columns, input_bias[row] + hidden_bias[row]);
+  multiply_weight<T>(input_weight, nullptr, 2 * H, gru.inputs, x, columns, tape.gates, true);
+  multiply_weight<T>(hidden_weight, nullptr, 2 * H, H, hidden, columns, tape.gates, true);
+  multiply_weight(input_weight + 2 * H * gru.inputs, input_bias + 2 * H, H, gru.inputs, x, columns, tape.candidate,
+                  false);
+  multiply_weight(hidden_weight + 2 * H * H, hidden_bias + 2 * H, H, H, hidden, columns, tape.recurrent, false);
+  const std::int64_t count = H * columns;
+  T* const __restrict reset = tape.gates;
+  T* const __restrict update = tape.gates + count;
+  T* const __restrict candidate = tape.candidate;
+  const T* const __restrict recurrent = tape.recurrent;
+  for_columns(count, [=](std::int64_t c) {
+    const T r = network_sigmoid(reset[c]), z = network_sigmoid(update[c]);
+    const T n = network_tanh(candidate[c] + r * recurrent[c]);
+    reset[c] = r;
+    update[c] = z;
+    candidate[c] = n;
+    next_hidden[c] = (T(1) - z) * n + z * hidden[c];
+  });
+}
+
+// Of the step that run_gru took from `x` and `hidden`: `hidden_gradient` holds the gradient of next_hidden and then that
+// of `hidden`; that of `x` is written to `input_gradient` unless that is null; parameters' are added. `delta`, a
+// scratch, holds [4 width, columns].
+template <class T>
+void run_gru_backwards(const GruLayer& gru, const T* parameters, const T* x, const T* hidden, std::int64_t columns,
+                       const GruTape<T>& tape, T* hidden_gradient, T* input_gradient, T* delta,
+                       GradientScratch<T>& scratch) {
+  const std::int64_t H = gru.width;
+  const std::int64_t count = H * columns;
+  T* const __restrict reset_delta = delta;
+  T* const __restrict update_delta = delta + count;
+  T* const __restrict recurrent_delta = delta + 2 * count;
+  T* const __restrict candidate_delta = delta + 3 * count;
+  const T* const __restrict reset = tape.gates;
+  const T* const __restrict update = tape.gates + count;
+  const T* const __restrict candidate = tape.candidate;
+  const T* const __restrict recurrent = tape.recurrent;
+  for_columns(count, [=](std::int64_t c) {
+    const T r = reset[c], z = update[c], n = candidate[c], g = hidden_gradient[c];
+    const T before_tanh = g * (T(1) - z) * (T(1) - n * n);
+    candidate_delta[c] = before_tanh;
+    recurrent_delta[c] = before_tanh * r;
+    reset_delta[c] = before_tanh * recurrent[c] * r * (T(1) - r);
+    update_delta[c] = g * (hidden[c] - n) * z * (T(1) - z);
+    hidden_gradient[c] = g * z;
+  });
+  T* const gradient = scratch.gradient;
+  add_weight_gradient(delta, 3 * H, hidden, H, columns, gradient + gru.hidden_weight, scratch);
+  add_weight_gradient(delta, 2 * H, x, gru.inputs, columns, gradient + gru.input_weight, scratch);
+  add_weight_gradient(candidate_delta, H, x, gru.inputs, columns, gradient + gru.input_weight + 2 * H * gru.inputs,
+                      scratch);
+  add_row_sums(delta, 3 * H, columns, gradient + gru.hidden_bias);
+  add_row_sums(delta, 2 * H, columns, gradient + gru.input_bias);
+  add_row_sums(candidate_delta, H, columns, gradient + gru.input_bias + 2 * H);
+  multiply_transposed_weight(parameters + gru.hidden_weight, 3 * H, H, delta, columns, hidden_gradient, true);
+  if (input_gradient == nullptr) return;
+  multiply_transposed_weight(parameters + gru.input_weight, 2 * H, gru.inputs, delta, columns, input_gradient, false);
+  multiply_transposed_weight(parameters + gru.input_weight + 2 * H * gru.inputs, H, gru.inputs, candidate_delta,
+                             columns, input_gradient, true);
+}
+
+}  // namespace
+}  // namespace metafast

@@ -1,0 +1,236 @@
+"""The fused loop: policy inference, sampling and stepping in one native call."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+
+from metafast import _core
+from metafast.envs._arguments import check_whole_number
+from metafast.envs._vector_env import NativeVectorEnv
+
+__all__ = ["Rollout", "rollout"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Rollout:
+    """Experience of N environments over T steps, time-major: what `rollout` returns and the native updates take.
+
+    Floats are float32, or float64 where the policy's parameters are.
+
+    Attributes
+    ----------
+    observations : numpy.ndarray
+        [T + 1, N, ...], the environment's dtype; the last row was observed after the last step.
+    actions : numpy.ndarray
+        [T, N] or [T, N, components]: int64 choices counted from 0, or what a Gaussian policy drew, before it is scaled
+        to the environment's bounds and clipped.
+    log_probs : numpy.ndarray
+        [T, N], of the actions under the policy that acted.
+    rewards : numpy.ndarray
+        [T, N].
+    terminated, truncated : numpy.ndarray
+        bool [T, N].
+    values : numpy.ndarray
+        [T + 1, N]: of every observation.
+    final_values : numpy.ndarray
+        [T, N]: where an episode was truncated, the value of its true last observation; else 0.
+    final_observations : numpy.ndarray
+        [T, N, ...]: where an episode ended, its last observation; else 0.
+    starts : numpy.ndarray
+        bool [T, N]: the observation is the first of its episode.
+    mask : numpy.ndarray or None
+        bool [T, N], False where an environment was only reset, in next_step mode; None where every row is a step.
+    initial_hidden, hidden : numpy.ndarray or None
+        [N, hidden size], of a recurrent policy: its state before the first and after the last step.
+    """
+
+    observations: Array
+    actions: Array
+    log_probs: Array
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    values: Array
+    final_values: Array
+    final_observations: Array
+    starts: Array
+    mask: Array | None = None
+    initial_hidden: Array | None = None
+    hidden: Array | None = None
+
+    @property
+    def ended(self) -> Array:
+        """Where an episode ended, bool [T, N]."""
+        return self.terminated | self.truncated
+
+    def torch(self) -> "Rollout":
+        """The same with torch tensors that share the memory."""
+        import torch
+
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Rollout(**{name: None if array is None else torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def rollout(
+    env: NativeVectorEnv,
+    policy: Any,
+    num_steps: int,
+    *,
+    hidden: Array | None = None,
+    generator: Any = None,
+    deterministic: bool = False,
+) -> Rollout:
+    """Let a policy act in native environments for a number of steps, in one call without the GIL.
+
+    Parameters
+    ----------
+    env : NativeVectorEnv
+        Made by `make_vec` or of a `compile_env` class, and reset; it goes on from where it is, so that calls follow
+        each other. In ``same_step`` mode every row is a step; in ``next_step`` mode `Rollout.mask` marks those that
+        are.
+    policy : metafast.nn.ActorCritic
+        Whose parameters are read where they are.
+    num_steps : int
+        T.
+    hidden : numpy.ndarray, optional
+        Of a recurrent policy: its state [N, hidden size], `Rollout.hidden` of the call before; zeros where it is None.
+        It is zeroed where an episode begins.
+    generator : torch.Generator, optional
+        Gives the key of the actions' randomness, one draw a call; torch's global generator where it is None.
+    deterministic : bool
+        Take the most probable action.
+
+    Returns
+    -------
+    Rollout
+        The same numbers as stepping `env` with the policy's torch module and the same noise
+        (``policy.distribution.noise``), up to rounding, for any number of threads.
+
+    Raises
+    ------
+    TypeError
+        If `env` is not native, `policy` no `ActorCritic`, or the kernels cannot express the policy.
+    ValueError
+        If they do not fit each other, the autoreset mode is ``"disabled"``, or the policy's outputs are not finite; the
+        environment must then be reset.
+    gymnasium.error.ResetNeeded
+        If `env` was never reset.
+
+    Notes
+    -----
+    Where a user's environment raises, its error is raised as from ``env.step``, with the environments as they were
+    before that step.
+
+    Examples
+    --------
+    >>> import metafast
+    >>> env = metafast.envs.make_vec("Pendulum-v1", 4, autoreset_mode="same_step")
+    >>> policy = metafast.nn.ActorCritic(env.single_observation_space, env.single_action_space)
+    >>> _ = env.reset(seed=1)
+    >>> experience = metafast.envs.rollout(env, policy, 5)
+    >>> experience.observations.shape, experience.actions.shape, experience.values.shape
+    ((6, 4, 3), (5, 4, 1), (6, 4))
+    """
+    if not isinstance(env, NativeVectorEnv):
+        raise TypeError(
+            f"rollout steps environments made by metafast.envs.make_vec or compile_env, not {type(env).__name__}"
+        )
+    if not hasattr(policy, "native"):
+        raise TypeError(
+            f"policy must be a metafast.nn.ActorCritic (see ActorCritic.from_modules), not {type(policy).__name__}"
+        )
+    num_steps = check_whole_number("num_steps", num_steps, 1, 2**40)
+    if env.autoreset_mode is AutoresetMode.DISABLED:
+        raise ValueError("rollout resets environments itself: make env with autoreset_mode='same_step' or 'next_step'")
+    if env.closed or not env._batch.was_reset:
+        raise ResetNeeded("call reset before rollout")
+    native = policy.native()
+    space, distribution = env.single_observation_space, policy.distribution
+    if int(np.prod(space.shape)) != policy.observation_size or space.dtype is None or space.dtype.kind not in "fiub":
+        raise ValueError(f"the policy takes {policy.observation_size} numbers, but env observes {space}")
+    translation = _translation(env, distribution)
+    width, num_envs = policy.hidden_size, env.num_envs
+    batch = (num_steps, num_envs)
+    whole = np.issubdtype(translation[1].dtype, np.integer)
+    components = distribution.action_shape
+    arrays: dict[str, Any] = {
+        "observations": np.empty((num_steps + 1, num_envs, *space.shape), space.dtype),
+        "actions": np.empty((*batch, *components), np.int64 if whole else native.dtype),
+        "log_probs": np.empty(batch, native.dtype),
+        "rewards": np.empty(batch, native.dtype),
+        "terminated": np.empty(batch, np.bool_),
+        "truncated": np.empty(batch, np.bool_),
+        "values": np.empty((num_steps + 1, num_envs), native.dtype),
+        "final_values": np.zeros(batch, native.dtype),
+        "final_observations": np.zeros((*batch, *space.shape), space.dtype),
+        "starts": np.empty(batch, np.bool_),
+        "mask": np.empty(batch, np.bool_) if env.autoreset_mode is AutoresetMode.NEXT_STEP else None,
+        "initial_hidden": None,
+        "hidden": None,
+    }
+    if width:
+        arrays["initial_hidden"] = _checked_hidden(hidden, num_envs, width, native.dtype)
+        arrays["hidden"] = arrays["initial_hidden"].copy()
+    elif hidden is not None:
+        raise ValueError("hidden must be None: the policy has no GRU")
+    before = env.get_state() if env._environment.undoable else None
+    failed, failed_step, unusable, unusable_step = _core.rollout(
+        env._batch,
+        native.network,
+        native.array,
+        arrays,
+        policy.native_statistics(),
+        translation,
+        num_steps,
+        policy.draw_key(generator),
+        deterministic,
+    )
+    if failed >= 0:
+        assert before is not None
+        _raise_again(env, arrays["actions"][: failed_step + 1], distribution)
+    if unusable >= 0:
+        raise ValueError(
+            f"the policy's outputs are not finite at step {unusable_step} of environment {unusable}: its parameters or "
+            "the observations hold NaN or infinity; reset env before its next step"
+        )
+    return Rollout(**arrays)
+
+
+def _translation(env: NativeVectorEnv, distribution: Any) -> tuple[Any, ...]:
+    layout = env._actions
+    translation: tuple[Any, ...] = distribution.native_translation(layout.dtype)
+    whole = layout.low is not None
+    fits = np.issubdtype(translation[1].dtype, np.integer) == whole
+    if fits and whole:
+        # Bits of a Bernoulli, and the choices of a softmax, are exactly the actions there are.
+        high = translation[1] + (np.array(distribution.choices) if distribution.choices else 2)
+        fits = np.array_equal(translation[1], layout.low) and np.array_equal(high, layout.high)
+    elif fits:
+        fits = translation[1].size == int(np.prod(layout.shape)) and np.array_equal(
+            translation[3], env.single_action_space.low.ravel()
+        )
+    if not fits:
+        raise ValueError(f"the policy was made for another action space than env's, {env.single_action_space}")
+    return translation
+
+
+def _checked_hidden(hidden: Any, num_envs: int, width: int, dtype: np.dtype[Any]) -> Array:
+    if hidden is None:
+        return np.zeros((num_envs, width), dtype)
+    if np.shape(hidden) != (num_envs, width):
+        raise ValueError(f"hidden must have shape ({num_envs}, {width}), not {np.shape(hidden)}")
+    return np.array(hidden, dtype=dtype, order="C")
+
+
+def _raise_again(env: NativeVectorEnv, actions: Array, distribution: Any) -> None:
+    """Step to where the user's code raised, so that the error is `step`'s own."""
+    for action in actions:
+        env.step(distribution.to_environment(action))
+    raise RuntimeError("the environment raised in a rollout, but not when its steps were repeated: it is not a pure one")

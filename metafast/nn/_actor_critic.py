@@ -1,0 +1,350 @@
+"""The actor-critic network: a torch module that the kernels can run."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metafast.nn._distributions import SIGMA_FLOOR, DiagonalGaussian, Distribution, make_distribution
+from metafast.nn._native import NativePolicy
+
+__all__ = ["ActorCritic"]
+
+_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+# Normalised observations are kept within this many standard deviations, as is usual.
+_LIMIT = 10.0
+_EPSILON = 1e-8
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _body(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [_linear(inputs, outputs, math.sqrt(2)), _ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class ActorCritic(nn.Module):
+    """A policy and a state value over flat observations, as a torch module whose parameters the kernels share.
+
+    `metafast.envs.rollout` and the updates of this package read and write the parameters where they are; between those
+    calls the module can be looked at, saved, changed or trained by torch. At their first use the parameters are moved
+    into one vector, of which they are views from then on.
+
+    Parameters
+    ----------
+    observation_space : gymnasium.spaces.Box
+        Of one environment; observations are flattened.
+    action_space : gymnasium.spaces.Space
+        Of one environment: Discrete, MultiDiscrete, MultiBinary, or a Box of floats.
+    hidden_sizes : sequence of int
+        Widths of the layers below the policy; none gives a linear policy.
+    value_hidden_sizes : sequence of int, optional
+        Widths of a value network of its own; the value shares the policy's layers where it is None.
+    activation : {"tanh", "relu", "silu"}
+        Behind each hidden layer.
+    gru_size : int, optional
+        Width of a GRU between the shared layers and the heads: the policy then remembers.
+    policy : {"auto", "categorical", "bernoulli", "gaussian"}
+        Distribution over actions; ``"auto"`` chooses by the action space.
+    squash : bool
+        Of a Gaussian policy: its mean goes through tanh, and its sigma depends on the state through softplus; else
+        sigma is one learnt vector.
+    normalize_observations : bool
+        Standardise observations by running statistics, which `update_statistics` extends and ``state_dict`` holds.
+
+    Attributes
+    ----------
+    distribution : Distribution
+        What the policy's outputs stand for.
+
+    Raises
+    ------
+    ValueError
+        If the spaces, sizes or names do not fit.
+
+    Notes
+    -----
+    Weights are orthogonal with gain sqrt(2), 0.01 in the policy's head and 1 in the value's; biases are 0 (Andrychowicz
+    et al. 2021, "What Matters for On-Policy Deep Actor-Critic Methods?").
+
+    Examples
+    --------
+    >>> import metafast
+    >>> env = metafast.envs.make_vec("CartPole-v1", 8, autoreset_mode="same_step")
+    >>> policy = metafast.nn.ActorCritic(env.single_observation_space, env.single_action_space)
+    >>> optimizer = metafast.nn.Adam(policy, lr=3e-3)
+    >>> _ = env.reset(seed=0)
+    >>> rollout = metafast.envs.rollout(env, policy, 32)
+    >>> figures = metafast.nn.ppo_update(policy, optimizer, rollout)
+    >>> sorted(figures)[:3]
+    ['approx_kl', 'clip_fraction', 'entropy']
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
+        *,
+        hidden_sizes: Sequence[int] = (64, 64),
+        value_hidden_sizes: Sequence[int] | None = None,
+        activation: str = "tanh",
+        gru_size: int | None = None,
+        policy: str = "auto",
+        squash: bool = False,
+        normalize_observations: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(map(repr, _ACTIVATIONS))}, not {activation!r}")
+        sizes = [*hidden_sizes, *(value_hidden_sizes or ()), *(() if gru_size is None else (gru_size,))]
+        if any(isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1 for size in sizes):
+            raise ValueError(f"the sizes of layers must be whole numbers of at least 1, not {sizes}")
+        if gru_size is not None and value_hidden_sizes is not None:
+            raise ValueError("value_hidden_sizes must be None with a GRU, whose features policy and value share")
+        self._set_spaces(observation_space, make_distribution(action_space, policy, squash=squash))
+        gaussian = isinstance(self.distribution, DiagonalGaussian)
+        width = self.distribution.num_outputs
+        head_width = width // 2 if gaussian and not squash else width
+        inputs = self.observation_size
+        shared = value_hidden_sizes is None
+        body = _body((inputs, *hidden_sizes), activation)
+        features = hidden_sizes[-1] if hidden_sizes else inputs
+        self.trunk: nn.Module = body if shared else nn.Identity()
+        self.gru: nn.GRU | None = None
+        if gru_size is not None:
+            self.gru = nn.GRU(features, gru_size)
+            features = gru_size
+        policy_head = _linear(features, head_width, 0.01)
+        if shared:
+            self.policy: nn.Module = policy_head
+            self.value: nn.Module = _linear(features, 1, 1.0)
+        else:
+            assert value_hidden_sizes is not None
+            self.policy = nn.Sequential(*body, policy_head)
+            value_body = _body((inputs, *value_hidden_sizes), activation)
+            value_features = value_hidden_sizes[-1] if value_hidden_sizes else inputs
+            self.value = nn.Sequential(*value_body, _linear(value_features, 1, 1.0))
+        self.log_sigma = nn.Parameter(torch.zeros(width // 2)) if gaussian and not squash else None
+        self._set_normalization(normalize_observations)
+
+    @classmethod
+    def from_modules(
+        cls,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
+        *,
+        policy: nn.Module,
+        value: nn.Module,
+        trunk: nn.Module | None = None,
+        gru: nn.GRU | None = None,
+        log_sigma: nn.Parameter | None = None,
+        squash: bool = False,
+        normalize_observations: bool = False,
+    ) -> "ActorCritic":
+        """Make an actor-critic of modules that exist, whose parameters it shares.
+
+        Parameters
+        ----------
+        observation_space, action_space, squash, normalize_observations
+            As of the class.
+        policy, value : torch.nn.Module
+            From the features (the observations where there are no shared layers) to the logits or means, and to one
+            value.
+        trunk : torch.nn.Module, optional
+            The shared layers.
+        gru : torch.nn.GRU, optional
+            Between the trunk and the two.
+        log_sigma : torch.nn.Parameter, optional
+            Of a Gaussian policy that is not squashed: [components], or [1, components] as in CleanRL.
+
+        Raises
+        ------
+        ValueError
+            If the modules do not fit the spaces.
+
+        Examples
+        --------
+        CleanRL's agent for CartPole:
+
+        >>> from gymnasium.spaces import Box, Discrete
+        >>> from torch import nn
+        >>> import metafast
+        >>> actor = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+        >>> critic = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+        >>> policy = metafast.nn.ActorCritic.from_modules(
+        ...     Box(-1.0, 1.0, (4,)), Discrete(2), policy=actor, value=critic
+        ... )
+        >>> policy.policy is actor
+        True
+        """
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self._set_spaces(observation_space, make_distribution(action_space, squash=squash))
+        needs_sigma = isinstance(self.distribution, DiagonalGaussian) and not squash
+        components = self.distribution.num_outputs // 2
+        if needs_sigma != (log_sigma is not None) or (log_sigma is not None and log_sigma.numel() != components):
+            expected = f"a parameter of {components} elements" if needs_sigma else "None"
+            raise ValueError(f"log_sigma must be {expected} for this action space, not {log_sigma}")
+        self.trunk = nn.Identity() if trunk is None else trunk
+        self.gru, self.policy, self.value, self.log_sigma = gru, policy, value, log_sigma
+        self._set_normalization(normalize_observations)
+        parameter = next(policy.parameters(), torch.zeros(0))
+        rows = torch.zeros(2, self.observation_size, dtype=parameter.dtype, device=parameter.device)
+        with torch.no_grad():
+            features = self.trunk(rows) if gru is None else gru(self.trunk(rows)[None])[0][0]
+            raw, values = self.policy(features), self.value(features)
+        width = components if needs_sigma else self.distribution.num_outputs
+        if raw.shape != (2, width) or values.shape != (2, 1):
+            raise ValueError(
+                f"policy must give {width} outputs and value 1 for this action space, "
+                f"but for 2 rows they give {tuple(raw.shape)} and {tuple(values.shape)}"
+            )
+        return self
+
+    def _set_spaces(self, observation_space: gymnasium.Space[Any], distribution: Distribution) -> None:
+        if not isinstance(observation_space, gymnasium.spaces.Box):
+            raise ValueError(f"observation_space must be a Box, not {observation_space}")
+        self.observation_size = math.prod(observation_space.shape)
+        if self.observation_size < 1:
+            raise ValueError(f"observation_space must hold at least one number, not {observation_space}")
+        self.distribution = distribution
+        self._cached_native: NativePolicy | None = None
+
+    def _set_normalization(self, wanted: bool) -> None:
+        self.normalizes = wanted
+        if wanted:
+            self.register_buffer("observation_mean", torch.zeros(self.observation_size, dtype=torch.float64))
+            self.register_buffer("observation_variance", torch.ones(self.observation_size, dtype=torch.float64))
+            self.register_buffer("observation_count", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a GRU."""
+        return self.gru is not None
+
+    @property
+    def hidden_size(self) -> int:
+        """The width of the GRU, 0 without."""
+        return 0 if self.gru is None else self.gru.hidden_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the parameters."""
+        return next(self.parameters()).dtype
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        mean, variance = self.observation_mean, self.observation_variance
+        return mean.to(self.dtype), (variance + _EPSILON).rsqrt().to(self.dtype)  # type: ignore[operator]
+
+    def _flat(self, observations: Tensor, leading: int) -> Tensor:
+        rows = observations.reshape(*observations.shape[:leading], self.observation_size).to(self.dtype)
+        if self.normalizes:
+            mean, scale = self._statistics()
+            rows = ((rows - mean) * scale).clamp(-_LIMIT, _LIMIT)
+        return rows
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        raw: Tensor = self.policy(features)
+        if self.log_sigma is not None:
+            return torch.cat([raw, self.log_sigma.exp().flatten().expand_as(raw)], -1)
+        if isinstance(self.distribution, DiagonalGaussian):
+            mean, sigma = raw.chunk(2, -1)
+            return torch.cat([mean.tanh(), functional.softplus(sigma) + SIGMA_FLOOR], -1)
+        return raw
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Only the policy's outputs [N, n] for observations [N, ...], for acting without a GRU."""
+        return self._outputs(self.trunk(self._flat(observations, 1)))
+
+    def forward(self, observations: Tensor, hidden: Tensor | None = None, starts: Tensor | None = None) -> Any:
+        """The distribution's outputs and the values.
+
+        Parameters
+        ----------
+        observations : torch.Tensor
+            [N, ...]; of a recurrent network sequences [T, N, ...].
+        hidden : torch.Tensor, optional
+            Of a recurrent network: the state [N, hidden_size] before the first step, zeros where it is None.
+        starts : torch.Tensor, optional
+            Of a recurrent network: bool [T, N], True where an observation is the first of its episode, before which
+            the state is zeroed.
+
+        Returns
+        -------
+        outputs : torch.Tensor
+            [N, n] or [T, N, n]: logits, or means and then sigmas.
+        values : torch.Tensor
+            [N] or [T, N].
+        hidden : torch.Tensor
+            Of a recurrent network: the state [N, hidden_size] after the last step.
+        """
+        if self.gru is None:
+            features = self.trunk(self._flat(observations, 1))
+            return self._outputs(features), self.value(features).squeeze(-1)
+        inputs = self.trunk(self._flat(observations, 2))
+        if hidden is None:
+            hidden = inputs.new_zeros(inputs.shape[1], self.hidden_size)
+        steps = []
+        for step in range(len(inputs)):
+            if starts is not None:
+                hidden = torch.where(starts[step][:, None], torch.zeros_like(hidden), hidden)
+            output, last = self.gru(inputs[step : step + 1], hidden[None])
+            steps.append(output[0])
+            hidden = last[0]
+        features = torch.stack(steps)
+        return self._outputs(features), self.value(features).squeeze(-1), hidden
+
+    def update_statistics(self, observations: Any) -> None:
+        """Extend the running mean and variance by observations [..., *observation shape] (Chan et al. 1979)."""
+        if not self.normalizes:
+            raise ValueError("this policy was made with normalize_observations=False")
+        rows = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
+        mean, variance, count = self.observation_mean, self.observation_variance, float(self.observation_count)  # type: ignore[arg-type]
+        total = count + len(rows)
+        difference = torch.from_numpy(rows.mean(0)).to(mean.device) - mean  # type: ignore[operator]
+        squares = variance * count + torch.from_numpy(rows.var(0)).to(mean.device) * len(rows)  # type: ignore[operator]
+        squares = squares + difference**2 * (count * len(rows) / total)
+        mean += difference * (len(rows) / total)  # type: ignore[operator]
+        variance.copy_(squares / total)  # type: ignore[operator]
+        self.observation_count.fill_(total)  # type: ignore[operator]
+
+    def native(self) -> NativePolicy:
+        """The kernels' view of this network.
+
+        Raises
+        ------
+        TypeError
+            If the kernels cannot express it: what is missing is named.
+        """
+        if self._cached_native is None or not self._cached_native.is_current():
+            self._cached_native = NativePolicy(self)
+        return self._cached_native
+
+    @staticmethod
+    def draw_key(generator: torch.Generator | None = None) -> int:
+        """A key of actions' randomness, from torch's global generator where `generator` is None."""
+        return int(torch.randint(2**63 - 1, (), generator=generator))
+
+    def native_statistics(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """What the kernels normalise observations with; None without."""
+        if not self.normalizes:
+            return None
+        mean, scale = self._statistics()
+        return mean.numpy(), scale.numpy(), _LIMIT
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's parameters are elsewhere; the kernels' view of them is made anew.
+        return {**self.__dict__, "_cached_native": None}

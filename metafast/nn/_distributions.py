@@ -1,0 +1,243 @@
+"""Distributions over actions, as pure functions of a network's outputs and of noise drawn beforehand.
+
+The noise is counter-based: a key, the step, the environment's number and the action's component decide it, so that the
+native rollout and a loop in torch act alike. The native formulas are in csrc/nn/heads.hpp.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional
+
+from metafast import _core
+
+__all__ = ["SIGMA_FLOOR", "Bernoulli", "Categorical", "DiagonalGaussian", "Distribution", "make_distribution"]
+
+SIGMA_FLOOR = 1e-2
+
+
+class Distribution(Protocol):
+    """What acting and learning ask of a distribution; `num_outputs` is the width of the network's policy head.
+
+    `native_head` is its name in the kernels; `choices` the number of each component's, where they are categorical.
+    """
+
+    native_head: str
+    choices: tuple[int, ...]
+    num_outputs: int
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+
+    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor: ...
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor: ...
+    def mode(self, outputs: Tensor) -> Tensor: ...
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor: ...
+    def entropy(self, outputs: Tensor) -> Tensor: ...
+    def to_environment(self, actions: np.ndarray) -> np.ndarray: ...
+    def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]: ...
+
+
+def _noise(key: int, num_steps: int, num_envs: int, size: int, normal: bool) -> Tensor:
+    return torch.from_numpy(_core.policy_noise(key, num_steps, num_envs, size, normal))
+
+
+class Categorical:
+    """pi(a|s) = softmax(outputs)[a] over a Discrete space; over a MultiDiscrete one a softmax for each component."""
+
+    native_head = "categorical"
+    action_dtype = torch.int64
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+        multiple = isinstance(space, spaces.MultiDiscrete)
+        self.choices = tuple(int(n) for n in np.ravel(space.nvec if multiple else space.n))
+        self.start = np.ravel(space.start).astype(np.int64)
+        self.num_outputs = sum(self.choices)
+        self.action_shape: tuple[int, ...] = space.shape if multiple else ()  # type: ignore[assignment]
+
+    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+        """Uniform numbers [num_steps, num_envs, components]."""
+        return _noise(key, num_steps, num_envs, len(self.choices), normal=False)
+
+    def _components(self, outputs: Tensor) -> Sequence[Tensor]:
+        return outputs.split(self.choices, -1)
+
+    def _shaped(self, components: list[Tensor]) -> Tensor:
+        if not self.action_shape:
+            return components[0]
+        stacked = torch.stack(components, -1)
+        return stacked.view(*stacked.shape[:-1], *self.action_shape)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """The first choice at which the cumulative probability exceeds the noise."""
+        drawn = []
+        for logits, uniform in zip(self._components(outputs), noise.unbind(-1), strict=True):
+            weights = (logits - logits.amax(-1, keepdim=True)).exp().cumsum(-1)
+            shares = uniform.to(outputs.dtype)[..., None] * weights[..., -1:]
+            drawn.append((shares >= weights[..., :-1]).sum(-1))
+        return self._shaped(drawn)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The most probable action."""
+        return self._shaped([logits.argmax(-1) for logits in self._components(outputs)])
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Log-probabilities [...] of actions [..., components]."""
+        if not self.action_shape:
+            # log-softmax and selection in one operation, which matters for minibatches of 64.
+            rows = outputs.reshape(-1, self.num_outputs)
+            return -functional.cross_entropy(rows, actions.reshape(-1), reduction="none").view(actions.shape)
+        components = actions.reshape(*outputs.shape[:-1], len(self.choices)).unbind(-1)
+        parts = [
+            logits.log_softmax(-1).gather(-1, component[..., None])[..., 0]
+            for logits, component in zip(self._components(outputs), components, strict=True)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Entropies [...]."""
+        total = 0
+        for logits in self._components(outputs):
+            log_probs = logits.log_softmax(-1)
+            total = total - (log_probs.exp() * log_probs).sum(-1)
+        return total  # type: ignore[return-value]
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment takes: choices are counted from the space's start."""
+        return actions + self.start.reshape(self.action_shape) if self.start.any() else actions
+
+    def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+        """The kernels' form of `to_environment`."""
+        return dtype, self.start
+
+
+class Bernoulli:
+    """pi(a=1|s) = sigmoid(outputs), independently for each component of a MultiBinary or a two-class Discrete space."""
+
+    native_head = "bernoulli"
+    action_dtype = torch.int64
+    choices: tuple[int, ...] = ()
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiBinary) -> None:
+        self.num_outputs = math.prod(space.shape or ())
+        self.action_shape: tuple[int, ...] = (self.num_outputs,)
+        self.space = space
+
+    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+        """Uniform numbers [num_steps, num_envs, components]."""
+        return _noise(key, num_steps, num_envs, self.num_outputs, normal=False)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """1 where the noise lies below the probability."""
+        return (noise.to(outputs.dtype) < outputs.sigmoid()).to(self.action_dtype)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The most probable action."""
+        return (outputs > 0).to(self.action_dtype)
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Log-probabilities [...] of actions [..., components]."""
+        targets = actions.to(outputs.dtype)
+        return -functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Entropies [...]."""
+        return functional.binary_cross_entropy_with_logits(outputs, outputs.sigmoid(), reduction="none").sum(-1)
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment takes."""
+        if isinstance(self.space, spaces.Discrete):
+            return actions[..., 0] + int(self.space.start)
+        return actions.astype(np.int8).reshape(*actions.shape[:-1], *self.space.shape)
+
+    def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+        """The kernels' form of `to_environment`."""
+        start = self.space.start if isinstance(self.space, spaces.Discrete) else 0
+        return dtype, np.full(self.num_outputs, start, dtype=np.int64)
+
+
+class DiagonalGaussian:
+    """a ~ N(mean, sigma^2) in units of the action bounds: [-1, 1] is mapped to [low, high] and clipped there.
+
+    `outputs` holds the means, then the sigmas. `squash`: the network's mean goes through tanh and its sigma, which then
+    depends on the state, through softplus.
+    """
+
+    action_dtype = torch.float32
+    choices: tuple[int, ...] = ()
+
+    def __init__(self, space: spaces.Box, squash: bool = False) -> None:
+        size = int(np.prod(space.shape))
+        self.native_head = "squashed_gaussian" if squash else "gaussian"
+        self.num_outputs = 2 * size
+        self.action_shape: tuple[int, ...] = (size,)
+        self.space = space
+        bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
+        self.centre = (space.low + space.high) / 2 if bounded else np.zeros(space.shape, space.dtype)
+        self.half_range = (space.high - space.low) / 2 if bounded else np.ones(space.shape, space.dtype)
+
+    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+        """Standard normal numbers [num_steps, num_envs, components]."""
+        return _noise(key, num_steps, num_envs, *self.action_shape, normal=True)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Mean plus sigma times the noise."""
+        mean, sigma = outputs.chunk(2, -1)
+        return mean + sigma * noise.to(outputs.dtype)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The mean."""
+        return outputs.chunk(2, -1)[0]
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Log-densities [...] of actions [..., components]."""
+        mean, sigma = outputs.chunk(2, -1)
+        return (-0.5 * ((actions - mean) / sigma).square() - sigma.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Entropies [...]."""
+        return (outputs.chunk(2, -1)[1].log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment takes, within its bounds."""
+        scaled = self.centre + self.half_range * actions.reshape(*actions.shape[:-1], *self.space.shape)
+        clipped: np.ndarray = np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
+        return clipped
+
+    def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+        """The kernels' form of `to_environment`."""
+        bounds = self.centre, self.half_range, self.space.low, self.space.high
+        return dtype, *(np.ascontiguousarray(bound, dtype=np.float64).ravel() for bound in bounds)
+
+
+def make_distribution(space: gymnasium.Space[Any], policy: str = "auto", *, squash: bool = False) -> Distribution:
+    """Choose the distribution for an action space.
+
+    Parameters
+    ----------
+    space
+        The action space of one environment.
+    policy : {"auto", "categorical", "bernoulli", "gaussian"}
+        ``"auto"`` chooses by the space.
+    squash : bool
+        Of a Gaussian: whether its mean goes through tanh and its sigma, through softplus, depends on the state.
+
+    Raises
+    ------
+    ValueError
+        If there is no such distribution for the space.
+    """
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and policy in ("auto", "categorical"):
+        return Categorical(space)
+    if isinstance(space, spaces.MultiBinary) and policy in ("auto", "bernoulli"):
+        return Bernoulli(space)
+    if isinstance(space, spaces.Discrete) and policy == "bernoulli" and space.n == 2:
+        return Bernoulli(space)
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f" and policy in ("auto", "gaussian"):
+        return DiagonalGaussian(space, squash)
+    raise ValueError(f"there is no {policy} policy for the action space {space}")

@@ -1,0 +1,120 @@
+"""A torch module as the kernels see it: one vector of parameters, and where each layer's lie in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metafast import _core
+
+__all__ = ["NativePolicy"]
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
+_SUPPORTED = "Linear, Tanh, ReLU, SiLU, Flatten and Identity, in Sequential"
+
+
+def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of nested Sequentials in order, with their names."""
+    if type(module) is nn.Sequential:
+        for child_name, child in module.named_children():
+            yield from _layers(f"{name}.{child_name}", child)
+    elif type(module) not in (nn.Identity, nn.Flatten):
+        yield name, module
+
+
+class NativePolicy:
+    """An actor-critic's parameters as one vector that they are views of, and its description for the kernels.
+
+    Raises TypeError, naming it, for what the kernels cannot express.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        parameters = list(policy.parameters())
+        self._check(policy)
+        self._parameters = parameters
+        self.flat = _joined(parameters)
+        self.array: np.ndarray = self.flat.numpy()
+        self._addresses = [parameter.data_ptr() for parameter in parameters]
+        self._offsets, offset = {}, 0
+        for parameter in parameters:
+            self._offsets[id(parameter)] = offset
+            offset += parameter.numel()
+        distribution = policy.distribution
+        description = {
+            "observation_size": policy.observation_size,
+            "num_parameters": offset,
+            "trunk": self._tower("trunk", policy.trunk),
+            "gru": self._gru(policy.gru),
+            "policy": self._tower("policy", policy.policy),
+            "value": self._tower("value", policy.value),
+            "head": distribution.native_head,
+            "choices": list(distribution.choices),
+            "action_size": int(np.prod(distribution.action_shape, dtype=np.int64)),
+            "log_sigma": -1 if policy.log_sigma is None else self._offsets[id(policy.log_sigma)],
+        }
+        self.network = _core.PolicyNetwork(description)
+        self.dtype = self.array.dtype
+        self.num_parameters = offset
+        self.distribution_size: int = self.network.distribution_size
+
+    def is_current(self) -> bool:
+        """Whether every parameter is still where it was (``.to()`` and assignments to ``.data`` move them)."""
+        return [parameter.data_ptr() for parameter in self._parameters] == self._addresses
+
+    @staticmethod
+    def _check(policy: nn.Module) -> None:
+        dtypes = {parameter.dtype for parameter in policy.parameters()}
+        if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+            found = ", ".join(sorted(map(str, dtypes)))
+            raise TypeError(f"the native engine takes parameters all of float32 or all of float64, not {found}")
+        for name, parameter in policy.named_parameters():
+            if parameter.device.type != "cpu":
+                raise TypeError(f"the native engine runs on the CPU, but parameter {name} is on {parameter.device}")
+            if not parameter.requires_grad:
+                raise TypeError(f"the native engine updates all parameters, but {name} has requires_grad=False")
+
+    def _tower(self, name: str, module: nn.Module) -> list[tuple[Any, ...]]:
+        tower: list[tuple[Any, ...]] = []
+        for layer_name, layer in _layers(name, module):
+            if type(layer) is nn.Linear:
+                bias = -1 if layer.bias is None else self._offsets[id(layer.bias)]
+                weight = self._offsets[id(layer.weight)]
+                tower.append((layer.in_features, layer.out_features, "identity", weight, bias))
+            elif type(layer) in _ACTIVATIONS and tower and tower[-1][2] == "identity":
+                tower[-1] = (*tower[-1][:2], _ACTIVATIONS[type(layer)], *tower[-1][3:])
+            else:
+                raise TypeError(
+                    f"the native engine has no {type(layer).__name__} as in {layer_name}: it takes {_SUPPORTED}, "
+                    "each activation behind a Linear; use the torch engine for other modules"
+                )
+        return tower
+
+    def _gru(self, gru: nn.GRU | None) -> tuple[int, ...] | None:
+        if gru is None:
+            return None
+        if type(gru) is not nn.GRU or gru.num_layers != 1 or gru.bidirectional or not gru.bias:
+            raise TypeError(f"the native engine has a GRU of one layer, in one direction, with biases; not {gru}")
+        names = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
+        return gru.hidden_size, *(self._offsets[id(getattr(gru, name))] for name in names)
+
+
+def _joined(parameters: list[nn.Parameter]) -> Tensor:
+    """The vector that all parameters lie in end to end; they are moved there where they do not."""
+    first = parameters[0].detach()
+    address, total = first.data_ptr(), 0
+    together = True
+    for parameter in parameters:
+        together &= parameter.is_contiguous() and parameter.data_ptr() == address + total * first.element_size()
+        total += parameter.numel()
+    end = (first.storage_offset() + total) * first.element_size()
+    if together and first.untyped_storage().nbytes() >= end:
+        return first.as_strided((total,), (1,))
+    flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    offset = 0
+    for parameter in parameters:
+        size = parameter.numel()
+        parameter.data = flat[offset : offset + size].view_as(parameter)
+        offset += size
+    return flat
