@@ -164,11 +164,11 @@ class BlockLoss {
     for_columns(columns_, [=](std::int64_t c) {
       const T error = value[c] - target[c];
       // The larger of the two errors, as in PPO's first implementation.
-      T moved = value[c] - old_value[c];
-      moved = moved > limit ? limit : moved;
+      const T change = value[c] - old_value[c];
+      T moved = change > limit ? limit : change;
       moved = moved < -limit ? -limit : moved;
       const T limited_error = old_value[c] + moved - target[c];
-      const bool binds = (limit > T(0)) & (limited_error * limited_error > error * error);
+      const bool binds = (limit > T(0)) & (moved != change) & (limited_error * limited_error > error * error);
       const T used = binds ? limited_error : error;
       error_sum[c] += weight[c] != T(0) ? used * used : T(0);
       value_gradient[c] = (weight[c] == T(0)) | binds ? T(0) : scale * error;
