@@ -104,6 +104,24 @@ struct Pack {
     return multiply_add(-a, b, c);
   }
 
+  // `value` within [low, high]; a NaN stays. By intrinsics, because gcc makes comparisons and masks of it.
+  [[gnu::always_inline]] static inline Real clamp(Real value, Real low, Real high) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 64 && sizeof(T) == 4)
+      return (Real)_mm512_max_ps((__m512)low, _mm512_min_ps((__m512)high, (__m512)value));
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(Real) == 32 && sizeof(T) == 4)
+      return (Real)_mm256_max_ps((__m256)low, _mm256_min_ps((__m256)high, (__m256)value));
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(Real) == 16 && sizeof(T) == 4)
+      return (Real)_mm_max_ps((__m128)low, _mm_min_ps((__m128)high, (__m128)value));
+#endif
+    value = value > high ? high : value;
+    return value < low ? low : value;
+  }
+
   // Past the caches, for results too large to be read back from them; `to` is aligned to the vector.
   [[gnu::always_inline]] static inline void stream(T* to, Real lanes) {
 #if defined(__AVX512F__)

@@ -130,6 +130,11 @@ def hyperbolic_tangent(z):
     return (mp.tanh(x) / x - 1) / z
 
 
+def whole_tangent(z):
+    """tanh(x) / x, with z = x^2."""
+    return 1 + z * hyperbolic_tangent(z)
+
+
 def logarithm(z):
     """(log((1 + s) / (1 - s)) / s - 2) / z, with z = s^2."""
     if z < mp.mpf(10) ** -20:
@@ -170,6 +175,11 @@ def main():
         error = max(z * abs(hyperbolic_tangent(z) - quotient) for z, quotient in zip(points, quotients, strict=True))
         show(f"tanh numerator {dtype.__name__}", error, numerator)
         show(f"tanh denominator {dtype.__name__}", error, denominator)
+
+    # csrc/nn/activations.hpp: tanh(x) = x P(x^2) / Q(x^2) on the whole of its range.
+    fitted = rational_remez(whole_tangent, lambda z: 1 / whole_tangent(z), mp.mpf("7.9") ** 2, 4, 4)
+    for name, part in zip(("numerator", "denominator"), fitted, strict=True):
+        show(f"tanh of networks, {name}", mp.mpf("5.7e-9"), [mp.mpf(float(np.float32(float(c)))) for c in part])
 
     for name, value, widths in (
         ("pi/2", mp.pi / 2, (33, 33, 53)),

@@ -13,21 +13,27 @@
 
 namespace metafast {
 
-// From common/vector_math_polynomials.py, "tanh of networks"; beyond 7.9 it stays where it is, 3e-7 from 1.
-METAFAST_FORMULA float network_tanh(float x) {
-  constexpr float last = 7.9f;
-  x = x > last ? last : x;  // a NaN stays
-  x = x < -last ? -last : x;
-  const float z = x * x;
-  float p = 0x1.717c90p-16f + z * 0x1.090c22p-26f;
+// From common/vector_math_polynomials.py, "tanh of networks"; beyond 7.9 it stays where it is, 3e-7 from 1. `x` is
+// within [-7.9, 7.9], a number or a vector of them.
+constexpr float kTanhRange = 7.9f;
+template <class Real>
+METAFAST_FORMULA Real tanh_within_range(Real x) {
+  const Real z = x * x;
+  Real p = 0x1.717c90p-16f + z * 0x1.090c22p-26f;
   p = 0x1.d51ac8p-9f + z * p;
   p = 0x1.1377f4p-3f + z * p;
   p = 1.0f + z * p;
-  float q = 0x1.66fe94p-12f + z * 0x1.cda3b6p-21f;
+  Real q = 0x1.66fe94p-12f + z * 0x1.cda3b6p-21f;
   q = 0x1.ad2216p-6f + z * q;
   q = 0x1.df114cp-2f + z * q;
   q = 1.0f + z * q;
   return x * p / q;
+}
+
+METAFAST_FORMULA float network_tanh(float x) {
+  x = x > kTanhRange ? kTanhRange : x;  // a NaN stays
+  x = x < -kTanhRange ? -kTanhRange : x;
+  return tanh_within_range(x);
 }
 
 METAFAST_FORMULA double network_tanh(double x) { return vector_tanh(x); }
@@ -52,6 +58,26 @@ METAFAST_FORMULA T softplus(T x) {
 
 namespace {
 
+// y = tanh(y), whole vectors; the bits are network_tanh's.
+[[gnu::always_inline]] inline void tanh_all(std::int64_t count, float* y) {
+  using P = Pack<float, kLanes<float>>;
+  for (std::int64_t c = 0; c < count; c += P::kWidth) {
+    const auto x = P::clamp(P::load(y + c), P::fill(-kTanhRange), P::fill(kTanhRange));
+    P::store(y + c, tanh_within_range(x));
+  }
+}
+[[gnu::always_inline]] inline void tanh_all(std::int64_t count, double* y) {
+  for_columns(count, [=](std::int64_t c) { y[c] = network_tanh(y[c]); });
+}
+
+// y = sigmoid(y).
+template <class T>
+[[gnu::always_inline]] inline void sigmoid_all(std::int64_t count, T* __restrict y) {
+  for_columns(count, [=](std::int64_t c) { y[c] *= T(0.5); });
+  tanh_all(count, y);
+  for_columns(count, [=](std::int64_t c) { y[c] = T(0.5) + T(0.5) * y[c]; });
+}
+
 // y = activation(y) in place. Of silu, `sigmoids` keeps what its derivative needs.
 template <class T>
 void activate(Activation activation, std::int64_t count, T* __restrict y, T* __restrict sigmoids) {
@@ -59,15 +85,13 @@ void activate(Activation activation, std::int64_t count, T* __restrict y, T* __r
     case Activation::identity:
       return;
     case Activation::tanh:
-      return for_columns(count, [=](std::int64_t c) { y[c] = network_tanh(y[c]); });
+      return tanh_all(count, y);
     case Activation::relu:
       return for_columns(count, [=](std::int64_t c) { y[c] = y[c] < T(0) ? T(0) : y[c]; });
     case Activation::silu:
-      return for_columns(count, [=](std::int64_t c) {
-        const T sigmoid = network_sigmoid(y[c]);
-        sigmoids[c] = sigmoid;
-        y[c] *= sigmoid;
-      });
+      for_columns(count, [=](std::int64_t c) { sigmoids[c] = y[c]; });
+      sigmoid_all(count, sigmoids);
+      return for_columns(count, [=](std::int64_t c) { y[c] *= sigmoids[c]; });
   }
 }
 

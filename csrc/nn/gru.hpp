@@ -51,13 +51,12 @@ void run_gru(const GruLayer& gru, const T* parameters, const T* x, const T* hidd
   T* const __restrict update = tape.gates + count;
   T* const __restrict candidate = tape.candidate;
   const T* const __restrict recurrent = tape.recurrent;
+  sigmoid_all(2 * count, tape.gates);
+  for_columns(count, [=](std::int64_t c) { candidate[c] += reset[c] * recurrent[c]; });
+  tanh_all(count, tape.candidate);
   for_columns(count, [=](std::int64_t c) {
-    const T r = network_sigmoid(reset[c]), z = network_sigmoid(update[c]);
-    const T n = network_tanh(candidate[c] + r * recurrent[c]);
-    reset[c] = r;
-    update[c] = z;
-    candidate[c] = n;
-    next_hidden[c] = (T(1) - z) * n + z * hidden[c];
+    const T z = update[c];
+    next_hidden[c] = (T(1) - z) * candidate[c] + z * hidden[c];
   });
 }
 
