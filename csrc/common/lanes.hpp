@@ -104,11 +104,12 @@ struct Pack {
     return multiply_add(-a, b, c);
   }
 
-  // `value` within [low, high]; a NaN stays. By intrinsics, because gcc makes comparisons and masks of it.
+  // `value` within [low, high]; a NaN stays. By intrinsics, because gcc makes comparisons and masks of it (masked ones,
+  // because gcc 12 finds the plain forms to read a vector that was never set).
   [[gnu::always_inline]] static inline Real clamp(Real value, Real low, Real high) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(Real) == 64 && sizeof(T) == 4)
-      return (Real)_mm512_max_ps((__m512)low, _mm512_min_ps((__m512)high, (__m512)value));
+      return (Real)_mm512_maskz_max_ps(0xffff, (__m512)low, _mm512_maskz_min_ps(0xffff, (__m512)high, (__m512)value));
 #endif
 #if defined(__AVX__)
     if constexpr (sizeof(Real) == 32 && sizeof(T) == 4)
