@@ -115,6 +115,30 @@ class PreparedAdditiveKeys:
     ) -> None: ...  # fmt: skip
     def attend(self, query: np.ndarray, return_weights: bool) -> tuple[np.ndarray, np.ndarray | None]: ...
 
+class PolicyNetwork:
+    def __init__(self, description: dict[str, Any]) -> None: ...
+    @property
+    def distribution_size(self) -> int: ...
+    # `hidden` is read and replaced.
+    def answer(
+        self, parameters: NDArray[Any], observations: NDArray[Any], count: int, statistics: Any,
+        hidden: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...  # fmt: skip
+
+def policy_noise(key: int, num_steps: int, num_envs: int, size: int, normal: bool) -> NDArray[np.float32]: ...
+
+# Returns the optimiser's steps so far, a row of sums for each step taken, and whether every gradient was finite.
+def update_policy(
+    network: PolicyNetwork, parameters: NDArray[Any], optimizer: dict[str, Any], experience: dict[str, Any],
+    objective: dict[str, Any], settings: dict[str, Any],
+) -> tuple[int, NDArray[np.float64], bool]: ...  # fmt: skip
+
+# Returns the environment where the user's code raised and its step, then the one where the policy's outputs were no
+# distribution and its step; -1 for none.
+def rollout(
+    batch: EnvBatch, network: PolicyNetwork, parameters: NDArray[Any], arrays: dict[str, Any], statistics: Any,
+    translation: tuple[Any, ...], num_steps: int, key: int, deterministic: bool,
+) -> tuple[int, int, int, int]: ...  # fmt: skip
 def ufunc_loop(function: np.ufunc, dtype: np.dtype[Any]) -> tuple[int, int]: ...
 
 class EnvBatch:

@@ -1,6 +1,8 @@
 """The fused loop: policy inference, sampling and stepping in one native call."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ Array = npt.NDArray[Any]
 class Rollout:
     """Experience of N environments over T steps, time-major: what `rollout` returns and the native updates take.
 
-    Floats are float32, or float64 where the policy's parameters are.
+    Floats are float32, or float64 where the policy's parameters are. `torch` turns the arrays into tensors.
 
     Attributes
     ----------
@@ -51,31 +53,42 @@ class Rollout:
         [N, hidden size], of a recurrent policy: its state before the first and after the last step.
     """
 
-    observations: Array
-    actions: Array
-    log_probs: Array
-    rewards: Array
-    terminated: Array
-    truncated: Array
-    values: Array
-    final_values: Array
-    final_observations: Array
-    starts: Array
-    mask: Array | None = None
-    initial_hidden: Array | None = None
-    hidden: Array | None = None
+    observations: Any
+    actions: Any
+    log_probs: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    values: Any
+    final_values: Any
+    final_observations: Any
+    starts: Any
+    mask: Any = None
+    initial_hidden: Any = None
+    hidden: Any = None
 
     @property
-    def ended(self) -> Array:
+    def ended(self) -> Any:
         """Where an episode ended, bool [T, N]."""
         return self.terminated | self.truncated
+
+    def map(self, function: Callable[..., Any], *others: "Rollout") -> "Rollout":
+        """The rollout of what `function` makes of each field, with the `others`'; one of None stays None."""
+        columns = {}
+        for field in dataclasses.fields(self):
+            parts = [getattr(rollout, field.name) for rollout in (self, *others)]
+            columns[field.name] = None if parts[0] is None else function(*parts)
+        return Rollout(**columns)
 
     def torch(self) -> "Rollout":
         """The same with torch tensors that share the memory."""
         import torch
 
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Rollout(**{name: None if array is None else torch.from_numpy(array) for name, array in arrays.items()})
+        return self.map(torch.from_numpy)
+
+    def numpy(self) -> "Rollout":
+        """The same with NumPy arrays, which share the memory of tensors on the CPU."""
+        return self.map(np.asarray)
 
 
 def rollout(
@@ -153,7 +166,8 @@ def rollout(
         raise ResetNeeded("call reset before rollout")
     native = policy.native()
     space, distribution = env.single_observation_space, policy.distribution
-    if int(np.prod(space.shape)) != policy.observation_size or space.dtype is None or space.dtype.kind not in "fiub":
+    shape = space.shape or ()
+    if math.prod(shape) != policy.observation_size or space.dtype is None or space.dtype.kind not in "fiub":
         raise ValueError(f"the policy takes {policy.observation_size} numbers, but env observes {space}")
     translation = _translation(env, distribution)
     width, num_envs = policy.hidden_size, env.num_envs
@@ -161,7 +175,7 @@ def rollout(
     whole = np.issubdtype(translation[1].dtype, np.integer)
     components = distribution.action_shape
     arrays: dict[str, Any] = {
-        "observations": np.empty((num_steps + 1, num_envs, *space.shape), space.dtype),
+        "observations": np.empty((num_steps + 1, num_envs, *shape), space.dtype),
         "actions": np.empty((*batch, *components), np.int64 if whole else native.dtype),
         "log_probs": np.empty(batch, native.dtype),
         "rewards": np.empty(batch, native.dtype),
@@ -169,7 +183,7 @@ def rollout(
         "truncated": np.empty(batch, np.bool_),
         "values": np.empty((num_steps + 1, num_envs), native.dtype),
         "final_values": np.zeros(batch, native.dtype),
-        "final_observations": np.zeros((*batch, *space.shape), space.dtype),
+        "final_observations": np.zeros((*batch, *shape), space.dtype),
         "starts": np.empty(batch, np.bool_),
         "mask": np.empty(batch, np.bool_) if env.autoreset_mode is AutoresetMode.NEXT_STEP else None,
         "initial_hidden": None,
@@ -206,15 +220,16 @@ def rollout(
 def _translation(env: NativeVectorEnv, distribution: Any) -> tuple[Any, ...]:
     layout = env._actions
     translation: tuple[Any, ...] = distribution.native_translation(layout.dtype)
-    whole = layout.low is not None
+    whole = layout.low is not None and layout.high is not None
     fits = np.issubdtype(translation[1].dtype, np.integer) == whole
     if fits and whole:
         # Bits of a Bernoulli, and the choices of a softmax, are exactly the actions there are.
         high = translation[1] + (np.array(distribution.choices) if distribution.choices else 2)
-        fits = np.array_equal(translation[1], layout.low) and np.array_equal(high, layout.high)
+        fits = np.array_equal(translation[1], layout.low) and np.array_equal(high, layout.high)  # type: ignore[arg-type]
     elif fits:
         fits = translation[1].size == int(np.prod(layout.shape)) and np.array_equal(
-            translation[3], env.single_action_space.low.ravel()
+            translation[3],
+            env.single_action_space.low.ravel(),  # type: ignore[attr-defined]
         )
     if not fits:
         raise ValueError(f"the policy was made for another action space than env's, {env.single_action_space}")
@@ -233,4 +248,4 @@ def _raise_again(env: NativeVectorEnv, actions: Array, distribution: Any) -> Non
     """Step to where the user's code raised, so that the error is `step`'s own."""
     for action in actions:
         env.step(distribution.to_environment(action))
-    raise RuntimeError("the environment raised in a rollout, but not when its steps were repeated: it is not a pure one")
+    raise RuntimeError("the environment raised in a rollout, but not when its steps were repeated: it is not pure")

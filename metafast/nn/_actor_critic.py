@@ -93,6 +93,10 @@ class ActorCritic(nn.Module):
     ['approx_kl', 'clip_fraction', 'entropy']
     """
 
+    observation_mean: Tensor
+    observation_variance: Tensor
+    observation_count: Tensor
+
     def __init__(
         self,
         observation_space: gymnasium.Space[Any],
@@ -247,7 +251,7 @@ class ActorCritic(nn.Module):
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         mean, variance = self.observation_mean, self.observation_variance
-        return mean.to(self.dtype), (variance + _EPSILON).rsqrt().to(self.dtype)  # type: ignore[operator]
+        return mean.to(self.dtype), torch.rsqrt(variance + _EPSILON).to(self.dtype)
 
     def _flat(self, observations: Tensor, leading: int) -> Tensor:
         rows = observations.reshape(*observations.shape[:leading], self.observation_size).to(self.dtype)
@@ -312,14 +316,15 @@ class ActorCritic(nn.Module):
         if not self.normalizes:
             raise ValueError("this policy was made with normalize_observations=False")
         rows = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
-        mean, variance, count = self.observation_mean, self.observation_variance, float(self.observation_count)  # type: ignore[arg-type]
+        device = self.observation_mean.device
+        count = float(self.observation_count)
         total = count + len(rows)
-        difference = torch.from_numpy(rows.mean(0)).to(mean.device) - mean  # type: ignore[operator]
-        squares = variance * count + torch.from_numpy(rows.var(0)).to(mean.device) * len(rows)  # type: ignore[operator]
-        squares = squares + difference**2 * (count * len(rows) / total)
-        mean += difference * (len(rows) / total)  # type: ignore[operator]
-        variance.copy_(squares / total)  # type: ignore[operator]
-        self.observation_count.fill_(total)  # type: ignore[operator]
+        difference = torch.from_numpy(rows.mean(0)).to(device) - self.observation_mean
+        squares = self.observation_variance * count + torch.from_numpy(rows.var(0)).to(device) * len(rows)
+        squares += difference**2 * (count * len(rows) / total)
+        self.observation_mean += difference * (len(rows) / total)
+        self.observation_variance.copy_(squares / total)
+        self.observation_count.fill_(total)
 
     def native(self) -> NativePolicy:
         """The kernels' view of this network.

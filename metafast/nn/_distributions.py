@@ -54,18 +54,19 @@ class Categorical:
     action_dtype = torch.int64
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
-        multiple = isinstance(space, spaces.MultiDiscrete)
-        self.choices = tuple(int(n) for n in np.ravel(space.nvec if multiple else space.n))
+        counts = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
+        self.choices = tuple(int(n) for n in np.ravel(counts))
         self.start = np.ravel(space.start).astype(np.int64)
         self.num_outputs = sum(self.choices)
-        self.action_shape: tuple[int, ...] = space.shape if multiple else ()  # type: ignore[assignment]
+        self.action_shape: tuple[int, ...] = space.shape or ()
 
     def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
         """Uniform numbers [num_steps, num_envs, components]."""
         return _noise(key, num_steps, num_envs, len(self.choices), normal=False)
 
     def _components(self, outputs: Tensor) -> Sequence[Tensor]:
-        return outputs.split(self.choices, -1)
+        parts: Sequence[Tensor] = outputs.split(self.choices, -1)
+        return parts
 
     def _shaped(self, components: list[Tensor]) -> Tensor:
         if not self.action_shape:
@@ -101,11 +102,8 @@ class Categorical:
 
     def entropy(self, outputs: Tensor) -> Tensor:
         """Entropies [...]."""
-        total = 0
-        for logits in self._components(outputs):
-            log_probs = logits.log_softmax(-1)
-            total = total - (log_probs.exp() * log_probs).sum(-1)
-        return total  # type: ignore[return-value]
+        log_probs = [logits.log_softmax(-1) for logits in self._components(outputs)]
+        return torch.stack([-(each.exp() * each).sum(-1) for each in log_probs]).sum(0)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """What the environment takes: choices are counted from the space's start."""
@@ -183,7 +181,7 @@ class DiagonalGaussian:
 
     def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
         """Standard normal numbers [num_steps, num_envs, components]."""
-        return _noise(key, num_steps, num_envs, *self.action_shape, normal=True)
+        return _noise(key, num_steps, num_envs, self.action_shape[0], normal=True)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Mean plus sigma times the noise."""

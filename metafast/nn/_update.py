@@ -76,7 +76,8 @@ def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | No
     if not shuffled:
         return np.ascontiguousarray(np.broadcast_to(rows, (epochs, len(rows))))
     drawn = [torch.randperm(len(rows), generator=generator).numpy() for _ in range(epochs)]
-    return rows[np.stack(drawn)]
+    permuted: Array = rows[np.stack(drawn)]
+    return permuted
 
 
 def _learn(
@@ -104,7 +105,7 @@ def _learn(
     native = _check_policy(policy, optimizer)
     if len(rows) == 0:
         raise ValueError("there is nothing to learn from: no row counts")
-    chosen = _order(rows, epochs, order, generator, shuffled=epochs > 1 or minibatches > 1)
+    chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
     num_minibatches = -(-len(rows) // -(-len(rows) // minibatches))
     rates = np.broadcast_to(np.asarray(optimizer.lr if lr is None else lr, dtype=np.float64).ravel(), (
         epochs * num_minibatches,
@@ -157,12 +158,15 @@ def _learn(
     return {name: float(value) for name, value in figures.items()}
 
 
-def _experience(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
-    """The columns of a rollout that every update reads, checked."""
+def _arrays(rollout: Any) -> Rollout:
+    """A rollout of arrays or tensors as one of arrays."""
     if not isinstance(rollout, Rollout):
         raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
-    if isinstance(rollout.rewards, torch.Tensor):
-        raise TypeError("rollout must hold NumPy arrays, not torch tensors")
+    return rollout.numpy() if isinstance(rollout.rewards, torch.Tensor) else rollout
+
+
+def _experience(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
+    """The columns of a rollout that every update reads, checked."""
     dtype, shape = policy.native().dtype, rollout.rewards.shape
     size = policy.observation_size
     if len(shape) != 2 or rollout.observations.size != (shape[0] + 1) * shape[1] * size:
@@ -275,8 +279,8 @@ def ppo_update(
     gamma, lam : float
         Discount, and lambda of GAE.
     epochs, minibatches : int
-        Passes over the rollout, and the random parts that each is cut into: of steps, or of whole environments' sequences
-        where the policy is recurrent.
+        Passes over the rollout, and the random parts that each is cut into: of steps or, where the policy is recurrent,
+        of whole environments' sequences.
     clip : float
         The probability ratio counts within 1 - clip and 1 + clip.
     value_coef : float
@@ -296,7 +300,7 @@ def ppo_update(
     advantages, returns : array, optional
         [T, N], in place of GAE's.
     order : array, optional
-        int64 [epochs, rows]: the order of the rows t * N + n in each epoch (of a recurrent policy, of the environments).
+        int64 [epochs, rows]: the order of the rows t * N + n in each epoch; of a recurrent policy, of the environments.
     generator : torch.Generator, optional
         Shuffles the rows; torch's global generator where it is None.
 
@@ -323,6 +327,7 @@ def ppo_update(
         positive={"value_clip": value_clip, "max_grad_norm": max_grad_norm, "target_kl": target_kl},
         not_negative={"clip": clip, "value_coef": value_coef, "entropy_coef": entropy_coef},
     )
+    rollout = _arrays(rollout)
     experience = _experience(policy, rollout)
     advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
     shape, dtype = rollout.rewards.shape, policy.native().dtype
@@ -383,6 +388,7 @@ def a2c_update(
         positive={"max_grad_norm": max_grad_norm},
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
     )
+    rollout = _arrays(rollout)
     experience = _experience(policy, rollout)
     advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
     experience |= {"advantages": advantages, "returns": returns}
@@ -442,6 +448,7 @@ returns
         positive={"max_grad_norm": max_grad_norm},
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
     )
+    rollout = _arrays(rollout)
     experience = _experience(policy, rollout)
     shape, dtype = rollout.rewards.shape, policy.native().dtype
     mask = np.ones(shape, np.bool_) if rollout.mask is None else rollout.mask
@@ -549,6 +556,7 @@ def clone_update(
     native = _check_policy(policy, optimizer)
     mask = None
     if isinstance(demonstrations, Rollout):
+        demonstrations = _arrays(demonstrations)
         mask = demonstrations.mask
         data = Demonstrations(
             demonstrations.observations[:-1], demonstrations.actions, demonstrations.starts,
@@ -569,9 +577,10 @@ def clone_update(
         shape = (1, *data.actions.shape[:actions_ndim]) if actions_ndim == 1 else data.actions.shape[:actions_ndim]
     else:
         shape = (1, count)
+    actions_shape = None if data.actions is None else data.actions.shape
     if remainder or math.prod(shape) != count or len(shape) != 2:
         raise ValueError(
-            f"observations of shape {observations.shape} and actions of shape {np.shape(data.actions)} do not fit a "
+            f"observations of shape {observations.shape} and actions of shape {actions_shape} do not fit a "
             f"policy over {policy.observation_size} numbers"
         )
     experience: dict[str, Any] = {"observations": observations, "num_steps": shape[0], "num_envs": shape[1]}

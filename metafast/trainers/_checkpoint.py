@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metafast.nn import ReturnNormalizer
 from metafast.trainers import UsageError, _distributed, _run
 from metafast.trainers._environments import AnyVectorEnv
 from metafast.trainers._learner import Learner
@@ -28,7 +29,7 @@ class Counters:
 
 def save(
     directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
-    replay: Replay, episodes: _run.EpisodeReturns, counters: Counters,
+    replay: Replay, normalizer: ReturnNormalizer | None, episodes: _run.EpisodeReturns, counters: Counters,
 ) -> None:  # fmt: skip
     """Write a checkpoint from which `restore` continues exactly."""
     arrays = {
@@ -39,6 +40,8 @@ def save(
         **{f"learner.{name}": array for name, array in learner.get_state().items()},
         **{f"replay.{name}": array for name, array in replay.get_state().items()},
     }
+    if normalizer is not None:
+        arrays |= {f"normalizer.{name}": array for name, array in normalizer.get_state().items()}
     if hasattr(env, "get_state"):
         arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
     numbers = {**asdict(counters), "episodes": episodes.episodes, "world_size": _distributed.world_size()}
@@ -54,6 +57,7 @@ def restore(
     env: AnyVectorEnv,
     traces: Tensor,
     replay: Replay,
+    normalizer: ReturnNormalizer | None,
     episodes: _run.EpisodeReturns,
     seed: int,
 ) -> tuple[np.ndarray, Counters]:
@@ -69,6 +73,8 @@ def restore(
     learner.set_state(_run.select(arrays, "learner."))
     traces.copy_(torch.from_numpy(arrays["traces"]))
     replay.set_state(_run.select(arrays, "replay."))
+    if normalizer is not None:
+        normalizer.set_state(_run.select(arrays, "normalizer."))
     episodes.running = arrays["running_returns"]
     episodes.latest.extend(arrays["latest_returns"].tolist())
     episodes.episodes = numbers.pop("episodes")
@@ -80,4 +86,5 @@ def restore(
     print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)
     episodes.running[:] = 0.0
     traces.zero_()
+    learner.forget()
     return env.reset(seed=_run.derive_seeds(seed, directory.rank, counters.iteration)[0])[0], counters

@@ -1,29 +1,7 @@
-"""Judging a policy by fresh episodes, and the words and options that go with it."""
+"""The options of judging a policy by fresh episodes, and the words for what came out."""
 
 import argparse
 from typing import Any
-
-import numpy as np
-import torch
-
-from metafast.trainers._environments import AnyVectorEnv, to_rows
-from metafast.trainers._learner import Learner
-
-
-@torch.no_grad()
-def play(env: AnyVectorEnv, learner: Learner, seed: int, greedy: bool = False) -> np.ndarray:
-    """Returns of one episode in each environment: none is chosen for being short."""
-    generator = torch.Generator().manual_seed(seed)
-    observations, _ = env.reset(seed=seed)
-    returns, unfinished = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
-    while unfinished.any():
-        noise = learner.distribution.noise((env.num_envs,), generator).to(learner.device)
-        outputs = learner.policy.act(to_rows(observations).to(learner.device))
-        actions = learner.distribution.sample(outputs, torch.zeros_like(noise) if greedy else noise).cpu()
-        observations, rewards, terminated, truncated, _ = env.step(learner.distribution.to_environment(actions.numpy()))
-        returns[unfinished] += rewards[unfinished]
-        unfinished &= ~(terminated | truncated)
-    return returns
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metafast.nn import ActorCritic, Adam
 from metafast.trainers import UsageError, _distributed
-from metafast.trainers._policies import ActorCritic, Distribution
+
+EPSILON = 1e-5
 
 
 class ModuleLearner:
@@ -33,11 +35,11 @@ class ModuleLearner:
             self.parameters.sub_(gradient, alpha=learning_rate)
         else:
             first, second, count = self.moments["first"], self.moments["second"], self.moments["count"]
-            beta_1, beta_2, epsilon = 0.9, 0.999, 1e-5
+            beta_1, beta_2 = 0.9, 0.999
             count += 1
             first.lerp_(gradient, 1 - beta_1)
             second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-            deviation = (second / (1 - beta_2 ** int(count))).sqrt_().add_(epsilon)
+            deviation = (second / (1 - beta_2 ** int(count))).sqrt_().add_(EPSILON)
             self.parameters.addcdiv_(first, deviation, value=-learning_rate / (1 - beta_1 ** int(count)))
         gradient.zero_()
 
@@ -59,14 +61,43 @@ class ModuleLearner:
 
 
 class Learner(ModuleLearner):
-    """The learner of a policy, with its distribution over actions."""
+    """The learner of a policy, and what the policy remembers of the episodes that it is in."""
 
-    def __init__(
-        self, policy: ActorCritic, distribution: Distribution, generator: torch.Generator, device: torch.device
-    ) -> None:
+    def __init__(self, policy: ActorCritic, generator: torch.Generator, device: torch.device) -> None:
         super().__init__(policy, generator, device)
         self.policy = policy
-        self.distribution = distribution
+        self.distribution = policy.distribution
+        self.forget()
+
+    def forget(self) -> None:
+        """Every environment begins a new episode."""
+        self.hidden: np.ndarray | None = None
+        self.starts: Tensor | None = None
+
+    def native_optimizer(self, optimizer: str = "adam") -> Adam:
+        """Adam for the native updates, over this learner's own moments."""
+        native = Adam(self.policy, eps=EPSILON, plain=optimizer == "sgd")
+        native.first, native.second = self.moments["first"], self.moments["second"]
+        native.step_count = int(self.moments["count"])
+        return native
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """All that decides what the learner does next."""
+        state = super().get_state()
+        state |= {f"buffer.{name}": buffer.cpu().numpy() for name, buffer in self.policy.named_buffers()}
+        if self.hidden is not None:
+            state["hidden"] = self.hidden
+        if self.starts is not None:
+            state["starts"] = self.starts.numpy()
+        return state
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from what `get_state` gave."""
+        super().set_state(state)
+        for name, buffer in self.policy.named_buffers():
+            buffer.copy_(torch.from_numpy(np.array(state[f"buffer.{name}"])))
+        self.hidden = state.get("hidden")
+        self.starts = torch.from_numpy(state["starts"]) if "starts" in state else None
 
 
 def find_device(name: str) -> torch.device:

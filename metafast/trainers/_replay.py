@@ -1,36 +1,17 @@
-"""Experience of a policy: one rollout, and the last few of them, kept to be learnt from again."""
+"""The last few rollouts, kept to be learnt from again."""
 
-from typing import NamedTuple
+import dataclasses
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metafast.envs import Rollout
 
-class Rollout(NamedTuple):
-    """Experience of N environments, time-major [T, N, ...].
 
-    `observations` has T + 1 rows: the last is what was observed after the last step. `log_probs` are those of the
-    policy that acted. `final_observations` are what cut episodes ended in, read only where `truncated`. `kept` marks
-    the steps to learn from.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    final_observations: Tensor
-    kept: Tensor
-
-    def select(self, envs: Tensor | slice) -> "Rollout":
-        """The experience of some environments."""
-        return Rollout(*(column[:, envs] for column in self))
-
-    def beside(self, other: "Rollout") -> "Rollout":
-        """The experience of both: their environments side by side."""
-        return Rollout(*(torch.cat(pair, 1) for pair in zip(self, other, strict=True)))
+def _select(rollout: Rollout, envs: Tensor | slice) -> Rollout:
+    """The experience of some environments."""
+    return rollout.map(lambda column: column[:, envs])
 
 
 class Replay:
@@ -45,11 +26,15 @@ class Replay:
         """Keep a rollout, in place of the oldest where there is no more room."""
         num_envs = rollout.rewards.shape[1]
         if self._ring is None:
-            widths = [(len(column), self.capacity * num_envs, *column.shape[2:]) for column in rollout]
-            self._ring = Rollout(*(column.new_zeros(width) for column, width in zip(rollout, widths, strict=True)))
+            self._ring = rollout.map(
+                lambda column: column.new_zeros((len(column), self.capacity * num_envs, *column.shape[2:]))
+            )
         start = self.added % self.capacity * num_envs
-        for kept, column in zip(self._ring, rollout, strict=True):
+
+        def keep(kept: Tensor, column: Tensor) -> None:
             kept[:, start : start + num_envs] = column
+
+        self._ring.map(keep, rollout)
         self.added += 1
 
     def mix(self, fresh: Rollout, ratio: float, generator: torch.Generator) -> Rollout:
@@ -59,23 +44,25 @@ class Replay:
         num_envs = fresh.rewards.shape[1]
         filled = min(self.added, self.capacity) * num_envs
         drawn = torch.randperm(filled, generator=generator)[: round(ratio * num_envs)]
-        return fresh.beside(self._ring.select(drawn))
+        return fresh.map(lambda *pair: torch.cat(pair, 1), _select(self._ring, drawn))
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The kept rollouts, and how many there have been."""
         state = {"added": np.array(self.added)}
         if self._ring is not None:
             filled = self._ring.rewards.shape[1] // self.capacity * min(self.added, self.capacity)
-            state |= {name: column[:, :filled].numpy() for name, column in self._ring._asdict().items()}
+            kept = _select(self._ring, slice(filled)).numpy()
+            columns = {field.name: getattr(kept, field.name) for field in dataclasses.fields(kept)}
+            state |= {name: column for name, column in columns.items() if column is not None}
         return state
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from what `get_state` gave."""
         added = int(state["added"])
         if added:
-            kept = Rollout(*(torch.from_numpy(state[name]) for name in Rollout._fields))
+            kept = Rollout(**{name: column for name, column in state.items() if name != "added"}).torch()
             num_envs = kept.rewards.shape[1] // min(added, self.capacity)
             self.added, self._ring = 0, None
             for start in range(0, kept.rewards.shape[1], num_envs):
-                self.add(kept.select(slice(start, start + num_envs)))
+                self.add(_select(kept, slice(start, start + num_envs)))
         self.added = added

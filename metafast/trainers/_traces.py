@@ -58,7 +58,8 @@ def learn_online(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`num_steps` of TD(lambda), an update after each; return rewards and ends [T, N], and what is observed next."""
     history = []
-    noise = learner.distribution.noise((config.num_steps, env.num_envs), learner.generator).to(learner.device)
+    key = learner.policy.draw_key(learner.generator)
+    noise = learner.distribution.noise(key, config.num_steps, env.num_envs).to(learner.device)
     for step in range(config.num_steps):
         rows = to_rows(observations).to(learner.device)
         with torch.no_grad():

@@ -8,7 +8,6 @@ section 13.5 (actor-critic with eligibility traces, in _traces.py).
 
 import argparse
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -16,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from torch.nn import functional
 
 import metafast
+from metafast.envs import Rollout
+from metafast.nn import ReturnNormalizer
 from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _evaluation, _run, _traces
-from metafast.trainers._environments import AnyVectorEnv, to_rows
+from metafast.trainers._environments import AnyVectorEnv
+from metafast.trainers._experience import NATIVE_ALGORITHMS, Engine, choose_engine, collect, play
 from metafast.trainers._learner import Learner, find_device
-from metafast.trainers._policies import ActorCritic, make_distribution
-from metafast.trainers._replay import Replay, Rollout
+from metafast.trainers._policies import make_policy
+from metafast.trainers._replay import Replay
 
 NAME = "policy-gradient"
 Algorithm = Literal["ppo", "a2c", "vtrace", "reinforce", "reinforce-baseline", "td-lambda"]
@@ -53,6 +53,10 @@ class Config:
     """Distribution over actions; auto chooses by the action space."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the default preset's trunk; none for a linear policy."""
+    gru_size: int = 0
+    """Width of a GRU behind the default preset's trunk, which lets the policy remember; 0 for none."""
+    engine: Engine = "auto"
+    """What runs the policy and its update: kernels, or torch; auto takes the kernels where they can and says so."""
     num_envs: int = 32
     """Environments stepped together, on each process."""
     num_steps: int = 32
@@ -87,6 +91,14 @@ class Config:
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.0
     """Gradients longer than this are shortened to it; 0 for no limit."""
+    normalize_observations: bool = False
+    """Standardise observations by running statistics."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running deviation of their discounted sum."""
+    value_clip: float | None = None
+    """PPO counts a value within so much of what it was; none for no limit."""
+    target_kl: float | None = None
+    """PPO stops a batch's epochs after one that moved the policy further than this divergence; none for no limit."""
     reward_scale: float = 1.0
     """Factor on rewards inside the loss; reported returns are unscaled."""
     target_return: float | None = None
@@ -101,6 +113,8 @@ class Config:
     """CPU threads for kernels and torch; networks this small are fastest on one."""
     device: str = "cpu"
     """Torch device of the network."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of the network's numbers."""
     run_dir: str | None = None
     """Where the run is saved; by default runs/ENV-ALGORITHM-SEED-TIME."""
     checkpoint_seconds: float = 60.0
@@ -110,12 +124,18 @@ class Config:
 
     def __post_init__(self) -> None:
         counts = "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes"
-        positive = "learning_rate", "half_life", "clip", "checkpoint_seconds", "replay_ratio"
+        positive = (
+            "learning_rate", "half_life", "clip", "value_clip", "target_kl", "checkpoint_seconds", "replay_ratio",
+        )  # fmt: skip
         _run.check_options(self, counts=counts, positive=positive, fractions=("gamma", "lam"))
         if self.replay < 0 or (self.replay and self.algorithm != "vtrace"):
             raise UsageError(f"replay must be 0 with the algorithm {self.algorithm}, and nowhere negative")
         if any(size < 1 for size in self.hidden_sizes):
             raise UsageError(f"hidden_sizes must be at least 1, not {self.hidden_sizes}")
+        if self.gru_size < 0 or (self.gru_size and self.algorithm not in NATIVE_ALGORITHMS):
+            raise UsageError(f"gru_size must be 0 with the algorithm {self.algorithm}, and nowhere negative")
+        if self.gru_size and self.preset != "default":
+            raise UsageError(f"gru_size must be 0 with the preset {self.preset}")
         # JSON gives a list.
         self.hidden_sizes = tuple(self.hidden_sizes)
 
@@ -133,8 +153,8 @@ PER_ALGORITHM: dict[str, dict[str, Any]] = {
 PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
     "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1},
-    "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "learning_rate": 1e-2,
-                        "total_steps": 426 * 300},
+    "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "num_steps": 1,
+                        "learning_rate": 1e-2, "total_steps": 426 * 300},
 }  # fmt: skip
 PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 16, "learning_rate": 6.4e-3, "half_life": 40_000.0,
@@ -181,98 +201,39 @@ def load_config(run_dir: str) -> Config:
 
 
 # What a run cannot change on its way.
-FIXED = ("env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "num_envs", "replay", "seed", "run_dir")
+FIXED = (
+    "env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "gru_size", "num_envs", "replay", "seed",
+    "run_dir", "normalize_observations", "normalize_rewards", "dtype",
+)  # fmt: skip
 
 
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
     """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
     device = find_device(config.device)
-    distribution = make_distribution(env.single_action_space, config.policy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        observation_size = math.prod(env.single_observation_space.shape or ())
-        policy = ActorCritic(observation_size, distribution, config.preset, config.hidden_sizes).to(device)
-    return Learner(policy, distribution, torch.Generator().manual_seed(seed), device)
+        policy = make_policy(
+            env, config.preset, policy=config.policy, hidden_sizes=config.hidden_sizes, gru_size=config.gru_size,
+            normalize_observations=config.normalize_observations,
+        )  # fmt: skip
+    policy.to(device, getattr(torch, config.dtype))
+    return Learner(policy, torch.Generator().manual_seed(seed), device)
 
 
-@torch.no_grad()
-def collect(
-    env: AnyVectorEnv, learner: Learner, observations: np.ndarray, num_steps: int, whole_episodes: bool = False
-) -> tuple[Rollout, np.ndarray]:
-    """Act for `num_steps`, or until every environment has ended an episode; also return what is observed next."""
-    distribution = learner.distribution
-    steps: list[list[Tensor]] = []
-    unfinished = np.full(env.num_envs, whole_episodes)
-    while unfinished.any() if whole_episodes else len(steps) < num_steps:
-        step = len(steps)
-        if step % num_steps == 0:
-            noise = distribution.noise((num_steps, env.num_envs), learner.generator).to(learner.device)
-        rows = to_rows(observations)
-        outputs = learner.policy.act(rows.to(learner.device))
-        actions = distribution.sample(outputs, noise[step % num_steps])
-        observations, rewards, terminated, truncated, infos = env.step(
-            distribution.to_environment(actions.cpu().numpy())
-        )
-        final_rows = torch.zeros_like(rows)
-        if truncated.any():
-            final_rows[torch.from_numpy(truncated)] = to_rows(_environments.final_observations(env, infos, truncated))
-        outcome = [torch.from_numpy(column) for column in (rewards, terminated, truncated)]
-        steps.append([rows, outputs, actions, *outcome, final_rows])
-        if whole_episodes:
-            unfinished &= ~(terminated | truncated)
-    rows, outputs, actions, rewards, terminated, truncated, final_rows = map(torch.stack, zip(*steps, strict=True))
-    kept = torch.ones_like(terminated)
-    if whole_episodes:
-        # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
-        ended = (terminated | truncated).int()
-        kept = ended.cumsum(0) - ended == 0
-    log_probs = distribution.log_prob(outputs, actions)
-    rows = torch.cat([rows, to_rows(observations)[None]])
-    return Rollout(
-        rows, actions.cpu(), log_probs.cpu(), rewards.float(), terminated, truncated, final_rows, kept
-    ), observations
+def estimate(
+    config: Config, rewards: Tensor, values: Tensor, final_values: Tensor, rollout: Rollout, log_rhos: Tensor | None
+) -> tuple[Tensor, Tensor, float]:
+    """Advantages and value targets [T, N], and the units of the policy loss per step that counts: steps or episodes.
 
-
-@dataclass
-class Batch:
-    """Steps to learn from, in any order; `num_units` is what the policy loss is averaged over: steps or episodes."""
-
-    num_units: float
-    observations: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-    def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
-        """Cut into `minibatches` parts at random."""
-        if minibatches == 1:
-            return [self]
-        order = torch.randperm(len(self.returns), generator=generator).to(self.returns.device)
-        columns = (self.observations, self.actions, self.log_probs, self.advantages, self.returns)
-        parts = zip(*(column[order].chunk(minibatches) for column in columns), strict=True)
-        return [Batch(self.num_units * len(part[-1]) / len(order), *part) for part in parts]
-
-
-@torch.no_grad()
-def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
-    """Estimate advantages and value targets. A cut episode counts on the value of its true last observation."""
-    rewards = rollout.rewards * config.reward_scale
-    observations, actions = rollout.observations.to(learner.device), rollout.actions.to(learner.device)
-    outputs, values = learner.policy(observations)
-    values = values.cpu()
-    final_values = torch.zeros_like(rewards)
-    if rollout.truncated.any():
-        final_rows = rollout.final_observations[rollout.truncated]
-        final_values[rollout.truncated] = learner.policy(final_rows.to(learner.device))[1].cpu()
+    A cut episode counts on the value of its true last observation.
+    """
     ends = rollout.terminated, rollout.truncated
-    num_units: float = rewards.numel()
+    units = 1.0
     if config.algorithm in ("ppo", "a2c"):
         advantages, returns = metafast.gae(
             rewards, values[:-1], values[-1], *ends, gamma=config.gamma, lam=config.lam, final_values=final_values
         )
     elif config.algorithm == "vtrace":
-        log_rhos = learner.distribution.log_prob(outputs[:-1], actions).cpu() - rollout.log_probs
         returns, advantages = metafast.vtrace(
             log_rhos, rewards, values[:-1], values[-1], *ends,
             gamma=config.gamma, lam=config.lam, final_values=final_values,
@@ -284,59 +245,174 @@ def make_batch(config: Config, learner: Learner, rollout: Rollout) -> Batch:
             rewards, *ends, gamma=config.gamma, final_values=final_values if with_baseline else None
         )
         advantages = returns - values[:-1] if with_baseline else returns
-        num_units = rewards.shape[1]
-    if config.normalize_advantages and config.algorithm == "vtrace":
+        assert rollout.mask is not None
+        units = rewards.shape[1] / float(rollout.mask.sum())
+    if config.normalize_advantages and log_rhos is not None:
         # A baseline carries the weights of what it is subtracted from; bare, it would favour what old policies did.
         weights = log_rhos.exp().clamp(max=1.0)
         advantages = advantages - weights * (advantages.sum() / weights.sum())
     elif config.normalize_advantages:
-        chosen = advantages[rollout.kept]
+        chosen = advantages if rollout.mask is None else advantages[rollout.mask]
         advantages = (advantages - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
-    columns = observations[:-1], actions, rollout.log_probs, advantages, returns
-    kept = rollout.kept.to(learner.device)
-    return Batch(num_units, *(column.to(learner.device)[kept] for column in columns))
+    return advantages, returns, units
+
+
+def update_natively(
+    config: Config, learner: Learner, rollout: Rollout, rewards: Tensor, learning_rate: float
+) -> dict[str, float]:
+    """Learn from a rollout in one call of a kernel; return the parts of the loss."""
+    advantages, returns, _ = estimate(config, rewards, rollout.values, rollout.final_values, rollout, None)
+    optimizer = learner.native_optimizer(config.optimizer)
+    common: dict[str, Any] = {
+        "lr": learning_rate, "value_coef": config.value_coef, "entropy_coef": config.entropy_coef,
+        "normalize_advantages": False, "max_grad_norm": config.max_grad_norm or None,
+        "advantages": advantages, "returns": returns,
+    }  # fmt: skip
+    if config.algorithm == "ppo":
+        figures = metafast.nn.ppo_update(
+            learner.policy, optimizer, rollout, epochs=config.epochs, minibatches=config.minibatches,
+            clip=config.clip, value_clip=config.value_clip, target_kl=config.target_kl, generator=learner.generator,
+            **common,
+        )  # fmt: skip
+    elif config.algorithm == "a2c":
+        figures = metafast.nn.a2c_update(learner.policy, optimizer, rollout, **common)
+    else:
+        baseline = config.algorithm == "reinforce-baseline"
+        figures = metafast.nn.reinforce_update(learner.policy, optimizer, rollout, baseline=baseline, **common)
+    learner.moments["count"].fill_(optimizer.step_count)
+    return {f"losses/{name}": value for name, value in figures.items()}
+
+
+@dataclass
+class Batch:
+    """Steps to learn from, in any order; `units` is what the policy loss counts for each: steps or episodes.
+
+    A recurrent policy's columns are [T, N], its minibatches environments, and `mask` tells which steps count.
+    """
+
+    units: float
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    starts: Tensor | None = None
+    hidden: Tensor | None = None
+    mask: Tensor | None = None
+
+    def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
+        """Cut into `minibatches` parts at random."""
+        if minibatches == 1:
+            return [self]
+        recurrent = self.hidden is not None
+        rows = self.returns.shape[1] if recurrent else len(self.returns)
+        order = torch.randperm(rows, generator=generator).to(self.returns.device)
+        return [self._select(part, recurrent) for part in order.chunk(minibatches)]
+
+    def _select(self, rows: Tensor, recurrent: bool) -> "Batch":
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, column in columns.items():
+            if isinstance(column, Tensor):
+                columns[name] = column[:, rows] if recurrent and name != "hidden" else column[rows]
+        return Batch(**columns)
+
+
+@torch.no_grad()
+def make_batch(config: Config, learner: Learner, rollout: Rollout, rewards: Tensor | None = None) -> Batch:
+    """Estimate advantages and value targets, of V-trace by the present policy; `rewards` are the rollout's, scaled."""
+    if rewards is None:
+        rewards = rollout.rewards * config.reward_scale
+    observations, actions = rollout.observations.to(learner.device), rollout.actions.to(learner.device)
+    values, final_values, log_rhos = rollout.values, rollout.final_values, None
+    if config.algorithm == "vtrace":
+        steps, num_envs = rollout.rewards.shape
+        outputs, flat_values = learner.policy(observations.flatten(0, 1))
+        values = flat_values.cpu().view(steps + 1, num_envs)
+        final_values = torch.zeros_like(rewards)
+        if rollout.truncated.any():
+            final_rows = rollout.final_observations[rollout.truncated]
+            final_values[rollout.truncated] = learner.policy(final_rows.to(learner.device))[1].cpu()
+        log_probs = learner.distribution.log_prob(outputs.view(steps + 1, num_envs, -1)[:-1], actions)
+        log_rhos = log_probs.cpu() - rollout.log_probs
+    advantages, returns, units = estimate(config, rewards, values, final_values, rollout, log_rhos)
+    columns = [
+        column.to(learner.device)
+        for column in (observations[:-1], actions, rollout.log_probs, values[:-1], advantages, returns)
+    ]
+    if learner.policy.recurrent:
+        assert rollout.initial_hidden is not None
+        mask = torch.ones_like(rollout.terminated) if rollout.mask is None else rollout.mask
+        kept = (rollout.starts, rollout.initial_hidden, mask)
+        return Batch(units, *columns, *(column.to(learner.device) for column in kept))
+    if rollout.mask is None:
+        return Batch(units, *(column.flatten(0, 1) for column in columns))
+    mask = rollout.mask.to(learner.device)
+    return Batch(units, *(column[mask] for column in columns))
 
 
 def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss whose gradient is minus the policy gradient, plus value error, minus entropy."""
-    outputs, values = learner.policy(batch.observations)
+    if batch.hidden is None:
+        outputs, values = learner.policy(batch.observations)
+    else:
+        assert batch.mask is not None
+        outputs, values, _ = learner.policy(batch.observations, batch.hidden, batch.starts)
+        columns = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        chosen = {
+            name: columns[name][batch.mask] for name in ("actions", "log_probs", "values", "advantages", "returns")
+        }
+        outputs, values, batch = outputs[batch.mask], values[batch.mask], dataclasses.replace(batch, **chosen)
     log_probs = learner.distribution.log_prob(outputs, batch.actions)
+    parts = {}
     if config.algorithm == "ppo":
         # Schulman et al. 2017, eq. 7.
-        ratios = (log_probs - batch.log_probs).exp()
+        log_ratios = log_probs - batch.log_probs
+        ratios = log_ratios.exp()
         clipped = ratios.clamp(1 - config.clip, 1 + config.clip)
         surrogate = torch.minimum(ratios * batch.advantages, clipped * batch.advantages)
+        parts["approx_kl"] = (ratios - 1 - log_ratios).mean()
     else:
         # Williams 1992: the gradient of log pi(a|s) (R - b); advantages are constants here.
         surrogate = log_probs * batch.advantages
-    loss = policy_loss = -surrogate.sum() / batch.num_units
-    parts = {"policy": policy_loss}
+    loss = parts["policy_loss"] = -surrogate.mean() / batch.units
     if config.algorithm != "reinforce":
-        parts["value"] = functional.mse_loss(values, batch.returns)
-        loss = loss + config.value_coef * parts["value"]
+        errors = (values - batch.returns).square()
+        if config.algorithm == "ppo" and config.value_clip is not None:
+            near = batch.values + (values - batch.values).clamp(-config.value_clip, config.value_clip)
+            errors = torch.maximum(errors, (near - batch.returns).square())
+        parts["value_loss"] = errors.mean()
+        loss = loss + config.value_coef * parts["value_loss"]
     if config.entropy_coef:
         parts["entropy"] = learner.distribution.entropy(outputs).mean()
         loss = loss - config.entropy_coef * parts["entropy"]
     return loss, parts
 
 
-def update(
-    config: Config, learner: Learner, rollout: Rollout, replay: Replay, learning_rate: float
+def update_in_torch(
+    config: Config, learner: Learner, rollout: Rollout, rewards: Tensor, replay: Replay, learning_rate: float
 ) -> dict[str, float]:
-    """Learn from a rollout, and from replayed ones; return the last minibatch's parts of the loss."""
+    """Learn from a rollout, and from replayed ones; return the parts of the loss, averaged over the last epoch."""
     for epoch in range(config.epochs):
         if config.algorithm == "vtrace":
             batch = make_batch(config, learner, replay.mix(rollout, config.replay_ratio, learner.generator))
         elif epoch == 0:
-            batch = make_batch(config, learner, rollout)
+            batch = make_batch(config, learner, rollout, rewards)
+        history = []
         for minibatch in batch.shuffled(config.minibatches, learner.generator):
             loss, parts = compute_loss(config, learner, minibatch)
             loss.backward()
             learner.step(learning_rate, config.max_grad_norm, config.optimizer)
-    return {f"losses/{name}": float(part.detach()) for name, part in parts.items()}
+            history.append({name: float(part.detach()) for name, part in parts.items()})
+        figures = {name: sum(parts[name] for parts in history) / len(history) for name in history[0]}
+        if config.target_kl is not None and figures.get("approx_kl", 0.0) > config.target_kl:
+            break
+    return {f"losses/{name}": value for name, value in figures.items()}
 
 
-def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, counters: _checkpoint.Counters) -> bool:
+def is_solved(
+    config: Config, learner: Learner, engine: str, mean_return: float, seed: int, counters: _checkpoint.Counters
+) -> bool:
     """Confirm on fresh episodes that the target is exceeded by its margin; a refusal is not reviewed for 4 iterations.
 
     The training mean lags behind the policy and is biased to short episodes, so it alone decides nothing.
@@ -346,7 +422,7 @@ def is_solved(config: Config, learner: Learner, mean_return: float, seed: int, c
         return False
     env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
     episode_seed = _run.derive_seeds(seed, counters.iteration)[0]
-    counters.evaluation_return = float(_evaluation.play(env, learner, episode_seed).mean())
+    counters.evaluation_return = float(play(env, learner, episode_seed, engine=engine).mean())
     counters.next_evaluation = counters.iteration + 4
     return counters.evaluation_return >= config.target_return + config.target_margin
 
@@ -367,13 +443,19 @@ def train(config: Config) -> dict[str, Any]:
     episodes = _run.EpisodeReturns(config.num_envs, window=100)
     traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
     traces, replay = traces.to(learner.device), Replay(config.replay)
+    normalizer = ReturnNormalizer(config.num_envs, config.gamma) if config.normalize_rewards else None
+    engine, reason = choose_engine(config.engine, config.algorithm, env, learner)
+    if rank == 0 and config.engine == "auto":
+        print(f"engine: {engine} ({reason})", file=sys.stderr)
     if config.resume is None:
         directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
         directory.write_config(NAME, config)
         observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
     else:
         directory = _run.RunDirectory(Path(config.resume), rank)
-        observations, counters = _checkpoint.restore(directory, learner, env, traces, replay, episodes, config.seed)
+        observations, counters = _checkpoint.restore(
+            directory, learner, env, traces, replay, normalizer, episodes, config.seed
+        )
         directory.write_config(NAME, dataclasses.replace(config, resume=None))
     earlier_seconds, interrupted = counters.seconds, False
     solved = config.target_return is not None and counters.solved_target == config.target_return
@@ -398,12 +480,23 @@ def train(config: Config) -> dict[str, Any]:
                 whole_episodes = config.algorithm in ("reinforce", "reinforce-baseline")
                 if whole_episodes and counters.iteration > 0:
                     observations, _ = env.reset()
-                rollout, observations = collect(env, learner, observations, config.num_steps, whole_episodes)
-                losses = update(config, learner, rollout, replay, learning_rate)
+                    learner.forget()
+                rollout = collect(env, learner, observations, config.num_steps, whole_episodes, engine=engine)
+                observations = rollout.observations[-1].numpy()
+                scaled = rollout.rewards * config.reward_scale
+                if normalizer is not None:
+                    scaled = torch.from_numpy(normalizer(scaled.numpy(), rollout.ended.numpy()))
+                if engine == "native":
+                    losses = update_natively(config, learner, rollout, scaled, learning_rate)
+                else:
+                    losses = update_in_torch(config, learner, rollout, scaled, replay, learning_rate)
+                if config.normalize_observations:
+                    learner.policy.update_statistics(rollout.observations[:-1])
                 if config.replay:
                     replay.add(rollout)
-                rewards = (rollout.rewards * rollout.kept).numpy()
-                ended = ((rollout.terminated | rollout.truncated) & rollout.kept).numpy()
+                rewards, ended = rollout.rewards.numpy(), rollout.ended.numpy()
+                if rollout.mask is not None:
+                    rewards, ended = rewards * rollout.mask.numpy(), ended & rollout.mask.numpy()
             episodes.add(rewards, ended)
             counters.iteration += 1
             counters.env_steps += _distributed.total(rewards.size)
@@ -415,17 +508,17 @@ def train(config: Config) -> dict[str, Any]:
                 counters.env_steps, f"return {episodes.mean:.1f}{goal}", counters.env_steps / counters.seconds
             )
             if rank == 0 and config.target_return is not None and len(episodes.latest) == 100:
-                solved = is_solved(config, learner, episodes.mean, evaluation_seed, counters)
+                solved = is_solved(config, learner, engine, episodes.mean, evaluation_seed, counters)
             due = time.perf_counter() - saved > config.checkpoint_seconds
             solved, interrupted, due = _distributed.agree(solved, interruption.requested, due)
             if solved:
                 counters.solved_target = config.target_return
                 display.reach_target(counters.env_steps)
             if due:
-                _checkpoint.save(directory, learner, env, observations, traces, replay, episodes, counters)
+                _checkpoint.save(directory, learner, env, observations, traces, replay, normalizer, episodes, counters)
                 saved = time.perf_counter()
         counters.seconds = earlier_seconds + time.perf_counter() - started
-    _checkpoint.save(directory, learner, env, observations, traces, replay, episodes, counters)
+    _checkpoint.save(directory, learner, env, observations, traces, replay, normalizer, episodes, counters)
     columns = {"environment steps": "env_steps", "mean return": "mean_return"}
     directory.write_curve(
         {label: [point[name] for point in counters.curve] for label, name in columns.items()},
@@ -438,6 +531,7 @@ def train(config: Config) -> dict[str, Any]:
         "trainer": NAME,
         "env_id": config.env_id,
         "algorithm": config.algorithm,
+        "engine": engine,
         "seed": config.seed,
         "env_steps": counters.env_steps,
         "episodes": episodes.episodes,
@@ -474,7 +568,8 @@ def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, see
     env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
     learner = make_learner(config, env, 0)
     _run.RunDirectory(Path(run_dir)).read_policy(learner.policy)
-    returns = _evaluation.play(env, learner, seed, greedy)
+    engine, _ = choose_engine(config.engine if config.engine == "torch" else "auto", "ppo", env, learner)
+    returns = play(env, learner, seed, engine=engine, greedy=greedy)
     return {
         "env_id": config.env_id,
         "backend": backend,
