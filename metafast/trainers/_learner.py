@@ -67,6 +67,7 @@ class Learner(ModuleLearner):
         super().__init__(policy, generator, device)
         self.policy = policy
         self.distribution = policy.distribution
+        self._native_optimizer: Adam | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -76,10 +77,11 @@ class Learner(ModuleLearner):
 
     def native_optimizer(self, optimizer: str = "adam") -> Adam:
         """Adam for the native updates, over this learner's own moments."""
-        native = Adam(self.policy, eps=EPSILON, plain=optimizer == "sgd")
-        native.first, native.second = self.moments["first"], self.moments["second"]
-        native.step_count = int(self.moments["count"])
-        return native
+        if self._native_optimizer is None:
+            self._native_optimizer = Adam(self.policy, eps=EPSILON, plain=optimizer == "sgd")
+            self._native_optimizer.first, self._native_optimizer.second = self.moments["first"], self.moments["second"]
+        self._native_optimizer.step_count = int(self.moments["count"])
+        return self._native_optimizer
 
     def get_state(self) -> dict[str, np.ndarray]:
         """All that decides what the learner does next."""

@@ -28,6 +28,9 @@ import metafast
 from metafast.trainers import UsageError, _distributed
 
 
+WRITE_EVENTS_SECONDS = 2.0
+
+
 class RunDirectory:
     """The files of one run: config.json, policy.safetensors, training_state.safetensors, curve, TensorBoard events.
 
@@ -44,6 +47,7 @@ class RunDirectory:
             "training_state.safetensors" if rank == 0 else f"training_state.rank{rank}.safetensors"
         )
         self._events: SummaryWriter | None = None
+        self._unwritten: list[tuple[Mapping[str, float], int, float]] = []
 
     @classmethod
     def create(cls, run_dir: str | None, name: str, rank: int) -> "RunDirectory":
@@ -113,17 +117,28 @@ class RunDirectory:
         figure.savefig(self.curve_path, dpi=120)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add scalars to the TensorBoard events."""
+        """Add scalars to the TensorBoard events, which are written every other second."""
         if self.rank != 0:
             return
-        if self._events is None:
+        now = time.time()
+        self._unwritten.append((scalars, step, now))
+        if now - self._unwritten[0][2] > WRITE_EVENTS_SECONDS:
+            self._write_events()
+
+    def _write_events(self) -> None:
+        # One event takes as long as a kernel's update of a small network.
+        if self._events is None and self._unwritten:
             # Events that an interrupted run wrote after its last checkpoint are dropped.
-            self._events = SummaryWriter(str(self.path), purge_step=step)
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            self._events = SummaryWriter(str(self.path), purge_step=self._unwritten[0][1])
+        for scalars, step, now in self._unwritten:
+            for name, value in scalars.items():
+                assert self._events is not None
+                self._events.add_scalar(name, value, step, walltime=now)
+        self._unwritten.clear()
 
     def close(self) -> None:
-        """Flush and close the TensorBoard events."""
+        """Write, flush and close the TensorBoard events."""
+        self._write_events()
         if self._events is not None:
             self._events.close()
 

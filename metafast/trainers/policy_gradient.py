@@ -157,8 +157,8 @@ PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
                         "learning_rate": 1e-2, "total_steps": 426 * 300},
 }  # fmt: skip
 PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
-    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 16, "learning_rate": 6.4e-3, "half_life": 40_000.0,
-                             "lam": 0.9, "epochs": 2, "max_grad_norm": 1.0, "reward_scale": 0.1},
+    ("CartPole-v1", "ppo"): {"num_envs": 32, "num_steps": 32, "learning_rate": 6.4e-3, "half_life": 40_000.0,
+                             "lam": 0.9, "epochs": 2, "minibatches": 16, "max_grad_norm": 1.0, "reward_scale": 0.1},
     ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
     ("CartPole-v1", "vtrace"): {"reward_scale": 0.1},
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
