@@ -43,7 +43,11 @@ def save(
     if normalizer is not None:
         arrays |= {f"normalizer.{name}": array for name, array in normalizer.get_state().items()}
     if hasattr(env, "get_state"):
-        arrays |= {f"environment.{name}": array for name, array in env.get_state().items()}
+        # Records as bytes: safetensors knows no named fields.
+        arrays |= {
+            f"environment.{name}": array if array.dtype.names is None else array.view((np.uint8, array.dtype.itemsize))
+            for name, array in env.get_state().items()
+        }
     numbers = {**asdict(counters), "episodes": episodes.episodes, "world_size": _distributed.world_size()}
     # Among the arrays, because the header that holds the numbers is limited in size.
     arrays["curve"] = np.array([list(point.values()) for point in numbers.pop("curve")]).reshape(-1, 2)
@@ -81,6 +85,11 @@ def restore(
     curve = [{"env_steps": int(steps), "mean_return": float(mean)} for steps, mean in arrays["curve"]]
     counters = Counters(**numbers, curve=curve)
     if state := _run.select(arrays, "environment."):
+        env.reset(seed=0)
+        dtypes = {name: array.dtype for name, array in env.get_state().items()}  # type: ignore[attr-defined]
+        for name, dtype in dtypes.items():
+            if dtype.names is not None:
+                state[name] = np.ascontiguousarray(state[name]).view(dtype)[:, 0]
         env.set_state(state)  # type: ignore[attr-defined]
         return arrays["observations"], counters
     print("gymnasium's own environments cannot be put back in mid-episode: new episodes begin", file=sys.stderr)

@@ -3,6 +3,9 @@
 Same-step autoreset gives no row that belongs to no transition, and hands over an ended episode's true last observation.
 """
 
+import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -22,13 +25,19 @@ AnyVectorEnv = VectorEnv
 def make(
     env_id: str, num_envs: int, backend: str, *, num_threads: int | None = None, split: breast_cancer.Split = "train"
 ) -> AnyVectorEnv:
-    """Make `num_envs` copies of an environment; `split` is for labelled data."""
+    """Make `num_envs` copies of an environment; `split` is for labelled data.
+
+    `env_id` is an id, or where a user's environment is: "file.py:Name" or "package.module:Name", the name of a class
+    that `compile_env` decorates.
+    """
     if env_id == breast_cancer.ENV_ID and backend == "native":
         return breast_cancer.make_vec(num_envs, split=split)
     env: AnyVectorEnv
     try:
         if backend == "native":
-            env = metafast.envs.make_vec(env_id, num_envs, num_threads=num_threads, autoreset_mode="same_step")
+            options: dict[str, Any] = {"num_threads": num_threads, "autoreset_mode": "same_step"}
+            users = _find_users(env_id) if ":" in env_id else None
+            env = users.make_vec(num_envs, **options) if users else metafast.envs.make_vec(env_id, num_envs, **options)
         else:
             env = gymnasium.make_vec(
                 env_id,
@@ -42,6 +51,27 @@ def make(
     if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
         raise UsageError(f"{env_id} observes {env.single_observation_space}; the trainer's networks need a Box")
     return env
+
+
+def _find_users(place: str) -> metafast.envs.CompiledEnv:
+    """The environment at "file.py:Name" or "package.module:Name"."""
+    module_name, _, name = place.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+    except (ImportError, OSError) as error:
+        raise UsageError(f"{module_name} of the environment {place!r} cannot be imported: {error}") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, metafast.envs.CompiledEnv):
+        known = [key for key, value in vars(module).items() if isinstance(value, metafast.envs.CompiledEnv)]
+        raise UsageError(f"{module_name} has no compile_env environment {name!r}; it has: {', '.join(known) or 'none'}")
+    return found
 
 
 def final_observations(env: AnyVectorEnv, infos: dict[str, Any], ended: np.ndarray) -> np.ndarray:

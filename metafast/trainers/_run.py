@@ -27,7 +27,6 @@ from torch.utils.tensorboard import SummaryWriter
 import metafast
 from metafast.trainers import UsageError, _distributed
 
-
 WRITE_EVENTS_SECONDS = 2.0
 
 

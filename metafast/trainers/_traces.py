@@ -33,9 +33,9 @@ def trace_gradients(config: Options, learner: Learner, observations: Tensor, act
     """
 
     def objective(parameters: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        outputs, value = functional_call(learner.policy, parameters, (observation,))
-        weighted: Tensor = learner.distribution.log_prob(outputs, action) + 2 * config.value_coef * value
-        return weighted
+        outputs, value = functional_call(learner.policy, parameters, (observation[None],))
+        weighted: Tensor = learner.distribution.log_prob(outputs, action[None]) + 2 * config.value_coef * value
+        return weighted[0]
 
     parameters = {name: parameter.detach() for name, parameter in learner.policy.named_parameters()}
     gradients = vmap(grad(objective), in_dims=(None, 0, 0))(parameters, observations, actions)

@@ -22,7 +22,16 @@ from torch import Tensor
 import metafast
 from metafast.envs import Rollout
 from metafast.nn import ReturnNormalizer
-from metafast.trainers import UsageError, _checkpoint, _distributed, _environments, _evaluation, _run, _traces
+from metafast.trainers import (
+    UsageError,
+    _checkpoint,
+    _distributed,
+    _environments,
+    _evaluation,
+    _population,
+    _run,
+    _traces,
+)
 from metafast.trainers._environments import AnyVectorEnv
 from metafast.trainers._experience import NATIVE_ALGORITHMS, Engine, choose_engine, collect, play
 from metafast.trainers._learner import Learner, find_device
@@ -42,7 +51,7 @@ class Config:
     """
 
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "CartPole-v1"
-    """Environment to train in."""
+    """Environment to train in: an id or, of your own compile_env class, file.py:Name or package.module:Name."""
     algorithm: Algorithm = "ppo"
     """Estimator of the policy gradient."""
     backend: _environments.Backend = "native"
@@ -109,6 +118,10 @@ class Config:
     """Fresh episodes of that evaluation, of the sampled policy."""
     seed: int = 0
     """Repeats a run bit for bit on the same machine."""
+    population: int = 1
+    """Train so many members with the seeds from this one on, as many at once as there are threads."""
+    vary: tuple[str, ...] = ()
+    """Options that the members take in turn, each as NAME=VALUE,VALUE,...: a sweep."""
     threads: int = 1
     """CPU threads for kernels and torch; networks this small are fastest on one."""
     device: str = "cpu"
@@ -123,7 +136,9 @@ class Config:
     """Continue the run in this directory exactly, in place, with its options where none are given anew."""
 
     def __post_init__(self) -> None:
-        counts = "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes"
+        counts = (
+            "num_envs", "num_steps", "total_steps", "epochs", "minibatches", "evaluation_episodes", "population",
+        )  # fmt: skip
         positive = (
             "learning_rate", "half_life", "clip", "value_clip", "target_kl", "checkpoint_seconds", "replay_ratio",
         )  # fmt: skip
@@ -137,7 +152,7 @@ class Config:
         if self.gru_size and self.preset != "default":
             raise UsageError(f"gru_size must be 0 with the preset {self.preset}")
         # JSON gives a list.
-        self.hidden_sizes = tuple(self.hidden_sizes)
+        self.hidden_sizes, self.vary = tuple(self.hidden_sizes), tuple(self.vary)
 
 
 PER_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -205,6 +220,11 @@ FIXED = (
     "env_id", "algorithm", "backend", "preset", "policy", "hidden_sizes", "gru_size", "num_envs", "replay", "seed",
     "run_dir", "normalize_observations", "normalize_rewards", "dtype",
 )  # fmt: skip
+
+
+def run_name(config: Config) -> str:
+    """What a run's directory is called, before the seed."""
+    return f"{Path(config.env_id).name.replace(':', '-')}-{config.algorithm}"
 
 
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
@@ -429,6 +449,13 @@ def is_solved(
 
 def train(config: Config) -> dict[str, Any]:
     """Train, save the run and return its figures; `seconds` counts everything but imports and the final saving."""
+    if config.population > 1 or config.vary:
+        return _population.train(config, configure, train_one, run_name(config))
+    return train_one(config)
+
+
+def train_one(config: Config, shown: bool = True) -> dict[str, Any]:
+    """Train one policy; `shown`: with a progress bar."""
     started = time.perf_counter()
     if config.resume is not None:
         # Kept rollouts are of one length.
@@ -445,10 +472,11 @@ def train(config: Config) -> dict[str, Any]:
     traces, replay = traces.to(learner.device), Replay(config.replay)
     normalizer = ReturnNormalizer(config.num_envs, config.gamma) if config.normalize_rewards else None
     engine, reason = choose_engine(config.engine, config.algorithm, env, learner)
-    if rank == 0 and config.engine == "auto":
+    shown = shown and rank == 0
+    if shown and config.engine == "auto":
         print(f"engine: {engine} ({reason})", file=sys.stderr)
     if config.resume is None:
-        directory = _run.RunDirectory.create(config.run_dir, f"{config.env_id}-{config.algorithm}-{config.seed}", rank)
+        directory = _run.RunDirectory.create(config.run_dir, f"{run_name(config)}-{config.seed}", rank)
         directory.write_config(NAME, config)
         observations, counters = env.reset(seed=env_seed)[0], _checkpoint.Counters()
     else:
@@ -465,7 +493,7 @@ def train(config: Config) -> dict[str, Any]:
     saved = time.perf_counter()
     with (
         _run.interruptible() as interruption,
-        _run.ProgressDisplay(config.total_steps, shown=rank == 0) as display,
+        _run.ProgressDisplay(config.total_steps, shown=shown) as display,
     ):
         while counters.env_steps < config.total_steps and not (solved or interrupted):
             learning_rate = config.learning_rate
@@ -548,6 +576,8 @@ def train(config: Config) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """Say in words what `train` returned."""
+    if "members" in result:
+        return _population.describe(result)
     evaluation = result["evaluation_return"]
     fresh = "" if evaluation is None else f" ({evaluation:.1f} on fresh episodes)"
     if result["target_return"] is not None and not result["solved"]:

@@ -58,7 +58,7 @@ def test_a_mean_over_no_episodes_is_null(tmp_path, capsys):
 
 def test_train_says_where_things_are_and_draws_no_bar_off_a_terminal(tmp_path):
     status, stdout, stderr = run("train", *SMALL, "--run-dir", str(tmp_path / "run"))
-    assert (status, stderr) == (0, "")
+    assert (status, stderr) == (0, "engine: native (rollouts and updates run in kernels)\n")
     assert stdout.splitlines()[0].startswith("mean return ")
     assert f"learning curve: {tmp_path / 'run' / 'learning_curve.png'}" in stdout
     assert f"metafast evaluate {tmp_path / 'run'}" in stdout

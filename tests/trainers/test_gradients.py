@@ -6,11 +6,11 @@ import torch
 
 import metafast
 from metafast.data.labelled import LabelledDataVectorEnv
+from metafast.envs import Rollout
+from metafast.nn import ActorCritic
 from metafast.trainers import _traces
 from metafast.trainers import policy_gradient as pg
 from metafast.trainers._learner import flatten
-from metafast.trainers._policies import ActorCritic
-from metafast.trainers._replay import Rollout
 
 
 def make(problem, num_envs, **options):
@@ -27,7 +27,7 @@ def exact_gradient(learner, problem):
     expected_reward = 0.0
     for action in (0, 1):
         actions = torch.full_like(labels, action)[:, None].float()
-        actions = actions[:, 0].long() if learner.distribution.action_dtype == torch.int64 else actions
+        actions = actions[:, 0].long() if learner.policy.distribution.choices else actions
         probabilities = learner.distribution.log_prob(learner.policy.act(features), actions).exp()
         expected_reward = expected_reward + (probabilities * (labels == action)).mean()
     (-expected_reward).backward()
@@ -57,7 +57,8 @@ def test_expected_score_function_gradient_equals_exact_enumeration(problem, poli
     log_probs = learner.distribution.log_prob(learner.policy.act(features), actions).detach()
     # E[grad log pi R]: each (row, action) pair weighted by its probability.
     advantages = log_probs.exp() * (classes == labels)
-    batch = pg.Batch(6.0, features, actions, log_probs, advantages, torch.zeros(12))
+    # The mean over twelve rows of half a unit each is the sum over six.
+    batch = pg.Batch(0.5, features, actions, log_probs, torch.zeros(12), advantages, torch.zeros(12))
     pg.compute_loss(config, learner, batch)[0].backward()
     torch.testing.assert_close(take_gradient(learner), exact_gradient(learner, problem))
 
@@ -69,7 +70,8 @@ def test_sampled_gradient_is_unbiased(problem, algorithm):
     samples = []
     for _ in range(100):
         whole_episodes = algorithm.startswith("reinforce")
-        rollout, observations = pg.collect(env, learner, observations, 1, whole_episodes)
+        rollout = pg.collect(env, learner, observations, 1, whole_episodes)
+        observations = rollout.observations[-1].numpy()
         pg.compute_loss(config, learner, pg.make_batch(config, learner, rollout))[0].backward()
         samples.append(policy_part(learner, take_gradient(learner)))
     gradients = torch.stack(samples)
@@ -90,7 +92,8 @@ def test_a_baseline_lowers_the_variance(problem):
         observations, _ = env.reset(seed=0)
         samples = []
         for _ in range(200):
-            rollout, observations = pg.collect(env, learner, observations, 1, whole_episodes=True)
+            rollout = pg.collect(env, learner, observations, 1, whole_episodes=True)
+            observations = rollout.observations[-1].numpy()
             pg.compute_loss(config, learner, pg.make_batch(config, learner, rollout))[0].backward()
             samples.append(policy_part(learner, take_gradient(learner)))
         spread[algorithm] = torch.stack(samples).var(0).sum()
@@ -112,17 +115,20 @@ def random_rollout(steps=12, envs=3, seed=0, double=False):
         rewards=torch.from_numpy(rng.standard_normal((steps, envs))).to(dtype),
         terminated=terminated,
         truncated=truncated,
+        values=torch.full((steps + 1, envs), torch.nan, dtype=dtype),
+        final_values=torch.full((steps, envs), torch.nan, dtype=dtype),
         # Only those of cut episodes may be read.
         final_observations=torch.where(truncated[..., None], finals, torch.nan),
-        kept=torch.ones_like(terminated),
+        starts=torch.zeros_like(terminated),
     )
 
 
 def true_successor_values(learner, rollout):
     """V(s_t) and V(s_{t+1}) [T, N], where the successor of a cut step is its own last observation."""
     with torch.no_grad():
-        values = learner.policy(rollout.observations)[1]
-        finals = learner.policy(rollout.final_observations)[1]
+        values = learner.policy(rollout.observations.flatten(0, 1))[1].view(rollout.observations.shape[:2])
+        finals = learner.policy(rollout.final_observations.flatten(0, 1))[1].view(rollout.rewards.shape)
+    rollout.values, rollout.final_values = values, finals
     return values[:-1], torch.where(rollout.truncated, finals, values[1:])
 
 
@@ -141,23 +147,24 @@ def test_cut_episodes_count_on_the_value_of_their_last_observation(problem, algo
     torch.testing.assert_close(batch.returns, (expected + values).flatten())
 
 
-def test_reinforce_learns_from_one_whole_episode_of_each_environment():
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_reinforce_learns_from_one_whole_episode_of_each_environment(engine):
     env = metafast.envs.make_vec("CartPole-v1", 6, autoreset_mode="same_step")
     config = pg.configure(algorithm="reinforce", gamma=0.9)
     learner = pg.make_learner(config, env, seed=0)
     observations, _ = env.reset(seed=0)
-    rollout, _ = pg.collect(env, learner, observations, 32, whole_episodes=True)
+    rollout = pg.collect(env, learner, observations, 32, whole_episodes=True, engine=engine)
     batch = pg.make_batch(config, learner, rollout)
-    lengths = rollout.kept.sum(0)
+    lengths = rollout.mask.sum(0)
     ended = rollout.terminated | rollout.truncated
-    assert batch.num_units == 6
-    assert len(rollout.kept) == lengths.max()
+    assert len(rollout.mask) < lengths.max() + 32
     assert len(batch.returns) == lengths.sum()
+    assert batch.units == pytest.approx(6 / float(lengths.sum()))
     for index, length in enumerate(lengths.tolist()):
         assert ended[length - 1, index]
         assert not ended[: length - 1, index].any()
     returns = torch.zeros_like(rollout.rewards)
-    returns[rollout.kept] = batch.returns
+    returns[rollout.mask] = batch.returns
     # Reward 1 a step: the first step of an episode of length l has return (1 - gamma^l) / (1 - gamma).
     torch.testing.assert_close(returns[0], (1 - 0.9**lengths) / (1 - 0.9))
 
@@ -165,9 +172,10 @@ def test_reinforce_learns_from_one_whole_episode_of_each_environment():
 def test_ppo_starts_from_the_a2c_gradient_and_stops_at_the_clip(problem):
     _, config, learner = make(problem, 3, algorithm="ppo", value_coef=0.0, normalize_advantages=False, clip=0.2)
     rollout = random_rollout()
+    true_successor_values(learner, rollout)
     with torch.no_grad():
-        outputs = learner.policy.act(rollout.observations[:-1])
-    rollout = rollout._replace(log_probs=learner.distribution.log_prob(outputs, rollout.actions))
+        outputs = learner.policy.act(rollout.observations[:-1].flatten(0, 1)).view(12, 3, -1)
+    rollout.log_probs = learner.distribution.log_prob(outputs, rollout.actions)
     batch = pg.make_batch(config, learner, rollout)
     pg.compute_loss(config, learner, batch)[0].backward()
     ppo = take_gradient(learner)
@@ -182,9 +190,8 @@ def test_ppo_starts_from_the_a2c_gradient_and_stops_at_the_clip(problem):
 
 def test_minibatches_cover_a_batch_once():
     columns = [torch.arange(10.0) for _ in range(5)]
-    parts = pg.Batch(10.0, *columns).shuffled(4, torch.Generator().manual_seed(0))
+    parts = pg.Batch(1.0, *columns, columns[0]).shuffled(4, torch.Generator().manual_seed(0))
     assert sorted(torch.cat([part.returns for part in parts]).tolist()) == list(range(10))
-    assert sum(part.num_units for part in parts) == 10
     assert all(torch.equal(part.observations, part.returns) for part in parts)
 
 
@@ -209,8 +216,9 @@ def test_backward_view_equals_forward_view(problem):
         rollout.rewards, values, successors[-1], rollout.terminated, rollout.truncated,
         gamma=config.gamma, lam=config.lam, final_values=final_values,
     )  # fmt: skip
-    outputs, predictions = learner.policy(rollout.observations[:-1])
-    log_probs = learner.distribution.log_prob(outputs, rollout.actions)
+    outputs, predictions = learner.policy(rollout.observations[:-1].flatten(0, 1))
+    log_probs = learner.distribution.log_prob(outputs, rollout.actions.flatten()).view(40, 3)
+    predictions = predictions.view(40, 3)
     forward_objective = (advantages * (log_probs + 2 * config.value_coef * predictions)).sum()
     forward_view = torch.autograd.grad(forward_objective, list(learner.policy.parameters()))
     torch.testing.assert_close(

@@ -1,13 +1,20 @@
 """The replay buffer, and what the trainer learns from experience that other policies gathered."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from metafast.data.labelled import LabelledDataVectorEnv
+from metafast.envs import Rollout
 from metafast.trainers import UsageError
 from metafast.trainers import policy_gradient as pg
-from metafast.trainers._replay import Replay, Rollout
+from metafast.trainers._replay import Replay
+
+COLUMNS = [
+    field.name for field in dataclasses.fields(Rollout) if field.name not in ("mask", "initial_hidden", "hidden")
+]
 
 
 def numbered_rollout(number, steps=3, envs=2):
@@ -21,8 +28,10 @@ def numbered_rollout(number, steps=3, envs=2):
         rewards=entries[:-1],
         terminated=time[:-1] == 1,
         truncated=time[:-1] == 2,
+        values=entries,
+        final_values=entries[:-1],
         final_observations=entries[:-1, :, None].repeat(1, 1, 4),
-        kept=time[:-1] >= 0,
+        starts=time[:-1] == 0,
     )
 
 
@@ -34,6 +43,8 @@ def assert_consistent(rollout):
     assert (rollout.final_observations == entries[..., None]).all()
     assert (rollout.actions == entries).all()
     assert (rollout.log_probs == -entries).all()
+    assert (rollout.values[:-1] == entries).all()
+    assert (rollout.final_values == entries).all()
     assert (rollout.terminated == (entries % 100 == 1)).all()
     assert (rollout.truncated == (entries % 100 == 2)).all()
     assert (entries.diff(dim=0) == 1).all()
@@ -78,7 +89,7 @@ def test_a_restored_buffer_continues_alike(added):
             replay.mix(numbered_rollout(99), 1.0, torch.Generator().manual_seed(number))
             for replay in (original, restored)
         ]
-        assert all(torch.equal(*columns) for columns in zip(*mixed, strict=True))
+        assert all(torch.equal(getattr(mixed[0], name), getattr(mixed[1], name)) for name in COLUMNS)
         original.add(numbered_rollout(number))
         restored.add(numbered_rollout(number))
     for name, array in original.get_state().items():
@@ -98,8 +109,11 @@ def random_rollout(observation_size, steps=10, envs=4):
         rewards=torch.from_numpy(rng.standard_normal((steps, envs))).float(),
         terminated=terminated,
         truncated=truncated,
+        # V-trace estimates values anew.
+        values=torch.full((steps + 1, envs), torch.nan),
+        final_values=torch.full((steps, envs), torch.nan),
         final_observations=torch.where(truncated[..., None], finals, torch.nan),
-        kept=torch.ones_like(terminated),
+        starts=torch.zeros_like(terminated),
     )
 
 
@@ -113,8 +127,9 @@ def test_targets_and_advantages_are_those_of_v_trace(problem, centred):
     learner = pg.make_learner(config, env, seed=0)
     rollout = random_rollout(3)
     with torch.no_grad():
-        outputs, values = learner.policy(rollout.observations)
-        finals = learner.policy(rollout.final_observations)[1].double().numpy()
+        outputs, values = learner.policy(rollout.observations.flatten(0, 1))
+        outputs, values = outputs.view(11, 4, -1), values.view(11, 4)
+        finals = learner.policy(rollout.final_observations.flatten(0, 1))[1].view(10, 4).double().numpy()
         log_probs = learner.distribution.log_prob(outputs[:-1], rollout.actions)
     rho = np.minimum(1, (log_probs - rollout.log_probs).double().exp().numpy())
     assert 0.2 < (rho < 1).mean() < 0.8
@@ -139,7 +154,7 @@ def test_targets_and_advantages_are_those_of_v_trace(problem, centred):
     batch = pg.make_batch(config, learner, rollout)
     np.testing.assert_allclose(batch.returns.numpy(), targets.flatten(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(batch.advantages.numpy(), advantages.flatten(), rtol=1e-5, atol=1e-5)
-    assert batch.num_units == rewards.size
+    assert batch.units == 1
 
 
 def test_replayed_experience_gives_the_gradient_of_the_policy_that_learns(problem):
@@ -154,7 +169,8 @@ def test_replayed_experience_gives_the_gradient_of_the_policy_that_learns(proble
     corrected, uncorrected = [], []
     for _ in range(100):
         learner.parameters.copy_(parameters[0])
-        rollout, observations = pg.collect(env, learner, observations, 1)
+        rollout = pg.collect(env, learner, observations, 1)
+        observations = rollout.observations[-1].numpy()
         learner.parameters.copy_(parameters[1])
         batch = pg.make_batch(config, learner, rollout)
         for gradients, advantages in (
