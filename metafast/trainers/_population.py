@@ -115,19 +115,11 @@ def _summary(config: Any, member: Any, result: dict[str, Any] | None) -> dict[st
 def describe(result: dict[str, Any]) -> str:
     """Say in words what `train` returned."""
     rows = [member for member in result["members"] if "seconds" in member]
-    own = [name for name in (rows[0] if rows else {}) if name not in (*figures, "engine", "solved", "run_dir")]
-    own = [name for name in own if name != "evaluation_return"]
-    lines = [
-        ", ".join(
-            [
-                *(f"{name} {row[name]}" for name in own),
-                f"return {row['mean_return']:.1f}",
-                f"{row['env_steps']:,} steps",
-            ]
-            + [f"{row['seconds']:.2f} s", *(["solved"] if row["solved"] else [])]
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        own = [f"{name} {value}" for name, value in row.items() if name not in _FIGURES]
+        told = f"return {row['mean_return']:.1f}", f"{row['env_steps']:,} steps", f"{row['seconds']:.2f} s"
+        lines.append(", ".join([*own, *told, *(["solved"] if row["solved"] else [])]))
     if rows:
         returns = [row["mean_return"] for row in rows]
         # The middle half says more of few runs than a deviation.
