@@ -334,7 +334,7 @@ class ActorCritic(nn.Module):
         TypeError
             If the kernels cannot express it: what is missing is named.
         """
-        if self._cached_native is None or not self._cached_native.is_current():
+        if self._cached_native is None or not self._cached_native.is_current(self):
             self._cached_native = NativePolicy(self)
         return self._cached_native
 

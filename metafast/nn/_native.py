@@ -1,5 +1,6 @@
 """A torch module as the kernels see it: one vector of parameters, and where each layer's lie in it."""
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,15 @@ def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
+def _list_parts(module: nn.Module, parts: list[Any]) -> None:
+    """All modules and parameters within `module`, faster than torch lists them."""
+    parts.extend(module._parameters.values())
+    for child in module._modules.values():
+        parts.append(child)
+        if child is not None:
+            _list_parts(child, parts)
+
+
 class NativePolicy:
     """An actor-critic's parameters as one vector that they are views of, and its description for the kernels.
 
@@ -34,6 +44,8 @@ class NativePolicy:
         parameters = list(policy.parameters())
         self._check(policy)
         self._parameters = parameters
+        self._parts: list[Any] = []
+        _list_parts(policy, self._parts)
         self.flat = _joined(parameters)
         self.array: np.ndarray = self.flat.numpy()
         self._addresses = [parameter.data_ptr() for parameter in parameters]
@@ -59,9 +71,13 @@ class NativePolicy:
         self.num_parameters = offset
         self.distribution_size: int = self.network.distribution_size
 
-    def is_current(self) -> bool:
-        """Whether every parameter is still where it was (``.to()`` and assignments to ``.data`` move them)."""
-        return [parameter.data_ptr() for parameter in self._parameters] == self._addresses
+    def is_current(self, policy: Any) -> bool:
+        """Whether the layers are still those, and every parameter where it was (``.to()`` and ``.data = `` move them)."""
+        parts: list[Any] = []
+        _list_parts(policy, parts)
+        return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (
+            [parameter.data_ptr() for parameter in self._parameters] == self._addresses
+        )  # fmt: skip
 
     @staticmethod
     def _check(policy: nn.Module) -> None:
