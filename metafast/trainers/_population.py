@@ -40,14 +40,15 @@ def _parse_value(name: str, value: str, present: Any) -> Any:
         if value not in ("True", "False"):
             raise UsageError(f"{name} must be True or False, not {value!r}")
         return value == "True"
-    if isinstance(present, tuple):
-        return tuple(int(size) for size in value.split("x"))
     if isinstance(present, str):
         return value
     try:
+        if isinstance(present, tuple):
+            return tuple(int(size) for size in value.split("x"))
         return int(value) if isinstance(present, int) else float(value)
     except ValueError:
-        raise UsageError(f"{name} must be a number, not {value!r}") from None
+        kind = "numbers with an x between them" if isinstance(present, tuple) else "a number"
+        raise UsageError(f"{name} must be {kind}, not {value!r}") from None
 
 
 def members(config: Any, configure: Callable[..., Any], run_dir: Path) -> list[Any]:

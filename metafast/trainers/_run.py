@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ import metafast
 from metafast.trainers import UsageError, _distributed
 
 WRITE_EVENTS_SECONDS = 2.0
+_DRAWING = threading.Lock()
 
 
 class RunDirectory:
@@ -113,7 +115,9 @@ class RunDirectory:
         if target is not None:
             axes.axhline(target, linestyle="--", color="grey", linewidth=1)
         axes.grid(alpha=0.3)
-        figure.savefig(self.curve_path, dpi=120)
+        # Matplotlib's fonts are shared by all threads.
+        with _DRAWING:
+            figure.savefig(self.curve_path, dpi=120)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         """Add scalars to the TensorBoard events, which are written every other second."""

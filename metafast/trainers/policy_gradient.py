@@ -9,6 +9,7 @@ section 13.5 (actor-critic with eligibility traces, in _traces.py).
 import argparse
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -222,6 +223,9 @@ FIXED = (
 )  # fmt: skip
 
 
+_INITIALISING = threading.Lock()
+
+
 def run_name(config: Config) -> str:
     """What a run's directory is called, before the seed."""
     return f"{Path(config.env_id).name.replace(':', '-')}-{config.algorithm}"
@@ -230,7 +234,8 @@ def run_name(config: Config) -> str:
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
     """Make the network with `config.seed`, so that it is the same on every process, and the generator with `seed`."""
     device = find_device(config.device)
-    with torch.random.fork_rng(devices=[]):
+    # Torch initialises from one generator for all threads.
+    with _INITIALISING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         policy = make_policy(
             env, config.preset, policy=config.policy, hidden_sizes=config.hidden_sizes, gru_size=config.gru_size,

@@ -1,0 +1,69 @@
+"""Populations: members trained side by side are the runs that they would be alone."""
+
+import json
+import re
+
+import pytest
+import safetensors.numpy
+
+from metafast import cli
+from metafast.trainers import UsageError
+from metafast.trainers import policy_gradient as pg
+
+SMALL = {"num_envs": 4, "num_steps": 16, "minibatches": 2, "total_steps": 256, "target_return": None}
+
+
+def weights(run_dir):
+    return safetensors.numpy.load_file(f"{run_dir}/policy.safetensors")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_members_are_the_runs_that_they_would_be_alone(tmp_path, threads):
+    sweep = {"population": 3, "vary": ("learning_rate=0.001,0.01", "hidden-sizes=8,8x8"), "threads": threads}
+    result = pg.train(pg.configure(seed=5, run_dir=str(tmp_path / "all"), **SMALL, **sweep))
+    assert [member["seed"] for member in result["members"]] == [5, 6, 7]
+    assert [member["learning_rate"] for member in result["members"]] == [0.001, 0.01, 0.001]
+    assert [member["hidden_sizes"] for member in result["members"]] == [(8,), (8, 8), (8,)]
+    assert result["solved"] == 0
+    for member in result["members"]:
+        own = {name: member[name] for name in ("seed", "learning_rate", "hidden_sizes")}
+        run_dir = str(tmp_path / f"alone-{member['seed']}")
+        alone = pg.train(pg.configure(run_dir=run_dir, **SMALL, **own))
+        assert alone["mean_return"] == member["mean_return"]
+        ours, theirs = weights(member["run_dir"]), weights(run_dir)
+        assert all((ours[name] == theirs[name]).all() for name in theirs)
+        assert pg.evaluate(member["run_dir"], 4, None, greedy=False, seed=0)["episodes"] == 4
+
+
+def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
+    options = ["--num-envs", "4", "--num-steps", "16", "--total-steps", "128", "--population", "2"]
+    options += ["--target-return", "None", "--vary", "gamma=0.9,0.99"]
+    assert cli.main(["train", *options, "--run-dir", str(tmp_path / "words")]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert re.match(r"seed 0, gamma 0.9, return [0-9.]+, 128 steps, [0-9.]+ s$", lines[0])
+    assert lines[1].startswith("seed 1, gamma 0.99, ")
+    assert re.match(r"2 members in [0-9.]+ s, 0 solved: return .* engine native$", lines[2])
+    assert lines[3] == f"in {tmp_path / 'words'}"
+    assert captured.err == ""
+    assert cli.main(["train", *options, "--run-dir", str(tmp_path / "json"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [member["gamma"] for member in result["members"]] == [0.9, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vary": ("seed=1,2",)}, "vary takes NAME=VALUE,VALUE,... with one of"),
+        ({"vary": ("learning_rate",)}, "not 'learning_rate'"),
+        ({"vary": ("learning_rate=fast",)}, "learning_rate must be a number, not 'fast'"),
+        ({"vary": ("normalize_rewards=1",)}, "normalize_rewards must be True or False"),
+        ({"vary": ("gamma=2",)}, "gamma must lie between 0 and 1"),
+        ({"vary": ("hidden_sizes=a",)}, "hidden_sizes must be"),
+        ({"population": 0}, "population must be at least 1"),
+        ({"resume": "somewhere"}, "a population cannot be resumed"),
+    ],
+)
+def test_what_cannot_be_varied(tmp_path, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        pg.train(pg.configure(**{"population": 2, "run_dir": str(tmp_path / "run"), **SMALL, **options}))
