@@ -72,7 +72,7 @@ class NativePolicy:
         self.distribution_size: int = self.network.distribution_size
 
     def is_current(self, policy: Any) -> bool:
-        """Whether the layers are still those, and every parameter where it was (``.to()`` and ``.data = `` move them)."""
+        """Whether the layers are those, and every parameter is where it was (``.to()`` and ``.data = `` move them)."""
         parts: list[Any] = []
         _list_parts(policy, parts)
         return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (

@@ -168,7 +168,8 @@ PER_ALGORITHM: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
-    "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1},
+    "Acrobot-v1": {"target_return": -100.0, "target_margin": 3.0},
+    "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1, "target_return": -200.0, "target_margin": 10.0},
     "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "num_steps": 1,
                         "learning_rate": 1e-2, "total_steps": 426 * 300},
 }  # fmt: skip
@@ -178,8 +179,11 @@ PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "a2c"): {"reward_scale": 0.1},
     ("CartPole-v1", "vtrace"): {"reward_scale": 0.1},
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
-    ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "epochs": 10, "minibatches": 16, "learning_rate": 1e-3,
-                             "total_steps": 200_000},
+    ("Acrobot-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "learning_rate": 4e-3, "lam": 0.9, "epochs": 2,
+                            "minibatches": 16, "clip": 0.3, "normalize_rewards": True},
+    ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 128, "learning_rate": 2e-3, "half_life": 50_000.0,
+                             "lam": 0.95, "epochs": 2, "minibatches": 32, "clip": 0.3, "max_grad_norm": 1.0,
+                             "normalize_rewards": True, "reward_scale": 1.0},
     ("Pendulum-v1", "vtrace"): {"learning_rate": 4e-4, "half_life": 80_000.0, "total_steps": 150_000},
 }  # fmt: skip
 PER_PRESET: dict[str, dict[str, Any]] = {"default": {}, "keras": {}, "torch": {"value_coef": 0.5, "entropy_coef": 0.01}}
