@@ -169,6 +169,9 @@ PER_ALGORITHM: dict[str, dict[str, Any]] = {
 PER_ENVIRONMENT: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"target_return": 475.0, "target_margin": 15.0},
     "Acrobot-v1": {"target_return": -100.0, "target_margin": 3.0},
+    # Of one environment's first episodes 1 in 30 sees the goal, so that many run side by side.
+    "MountainCarContinuous-v0": {"gamma": 0.999, "target_return": 90.0, "target_margin": 1.0, "num_envs": 32,
+                                 "normalize_observations": True, "normalize_rewards": True},
     "Pendulum-v1": {"gamma": 0.9, "reward_scale": 0.1, "target_return": -200.0, "target_margin": 10.0},
     "BreastCancer-v0": {"algorithm": "reinforce-baseline", "hidden_sizes": (), "num_envs": 426, "num_steps": 1,
                         "learning_rate": 1e-2, "total_steps": 426 * 300},
@@ -181,6 +184,9 @@ PER_PAIR: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "reinforce-baseline"): {"reward_scale": 0.1},
     ("Acrobot-v1", "ppo"): {"num_envs": 16, "num_steps": 64, "learning_rate": 4e-3, "lam": 0.9, "epochs": 2,
                             "minibatches": 16, "clip": 0.3, "normalize_rewards": True},
+    ("MountainCarContinuous-v0", "ppo"): {"num_envs": 32, "num_steps": 128, "learning_rate": 1e-3, "lam": 0.9,
+                                          "half_life": 200_000.0, "epochs": 2, "minibatches": 16, "clip": 0.3,
+                                          "entropy_coef": 0.01},
     ("Pendulum-v1", "ppo"): {"num_envs": 16, "num_steps": 128, "learning_rate": 2e-3, "half_life": 50_000.0,
                              "lam": 0.95, "epochs": 2, "minibatches": 32, "clip": 0.3, "max_grad_norm": 1.0,
                              "normalize_rewards": True, "reward_scale": 1.0},
