@@ -1,8 +1,9 @@
 // The kernel table of the networks, compiled once per instruction-set level.
 #include <cstdint>
 
+#include "nn/adam.hpp"
+#include "nn/gradient.hpp"
 #include "nn/learning.hpp"
-#include "nn/learning_kernels.hpp"
 #include "nn/noise.hpp"
 
 namespace metafast {

@@ -6,10 +6,11 @@ parameters in place. `Adam` is their optimiser.
 """
 
 from metafast.nn._actor_critic import ActorCritic
+from metafast.nn._cloning import Demonstrations, clone_update
 from metafast.nn._distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, make_distribution
 from metafast.nn._normalization import ReturnNormalizer
 from metafast.nn._optimizer import Adam
-from metafast.nn._update import Demonstrations, a2c_update, clone_update, ppo_update, reinforce_update
+from metafast.nn._policy_gradient import a2c_update, ppo_update, reinforce_update
 
 __all__ = [
     "ActorCritic",

@@ -1,0 +1,213 @@
+"""What all native updates share: checks of what they are given, the call of the kernel, the figures it returns."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from metafast import _core
+from metafast.envs import Rollout
+from metafast.nn._actor_critic import ActorCritic
+from metafast.nn._native import NativePolicy
+from metafast.nn._optimizer import Adam
+
+__all__ = [
+    "as_arrays",
+    "as_column",
+    "check_choices",
+    "check_numbers",
+    "check_policy",
+    "explained_variance",
+    "learn",
+    "list_rows",
+    "read_rollout",
+]
+
+Array = npt.NDArray[Any]
+Figures = dict[str, float]
+
+# The columns of the kernels' diagnostics (csrc/nn/learning.hpp), each a sum over the rows of a minibatch.
+_OBJECTIVE, _VALUE_ERROR, _ENTROPY, _DIVERGENCE, _CLIPPED, _ROWS, _GRAD_NORM = range(7)
+
+
+def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
+    if not isinstance(policy, ActorCritic):
+        raise TypeError(f"policy must be a metafast.nn.ActorCritic, not {type(policy).__name__}")
+    if not isinstance(optimizer, Adam):
+        raise TypeError(f"optimizer must be a metafast.nn.Adam, not {type(optimizer).__name__}")
+    if optimizer.policy is not policy:
+        raise ValueError("optimizer was made for another policy")
+    return policy.native()
+
+
+def check_numbers(*, counts: dict[str, Any], positive: dict[str, Any], not_negative: dict[str, Any]) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    for name, value in positive.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, or None, not {value!r}")
+    for name, value in not_negative.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be finite and not negative, not {value!r}")
+
+
+def as_column(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    array = values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | None, shuffled: bool) -> Array:
+    """The rows in the order of each epoch, int64 [epochs, number of rows]."""
+    if order is not None:
+        given = np.ascontiguousarray(order, dtype=np.int64)
+        if given.ndim != 2 or len(given) != epochs or not (np.sort(given, 1) == np.sort(rows)).all():
+            raise ValueError(f"order must hold {epochs} permutations of the {len(rows)} rows that count")
+        return given
+    if not shuffled:
+        return np.ascontiguousarray(np.broadcast_to(rows, (epochs, len(rows))))
+    drawn = [torch.randperm(len(rows), generator=generator).numpy() for _ in range(epochs)]
+    permuted: Array = rows[np.stack(drawn)]
+    return permuted
+
+
+def learn(
+    policy: ActorCritic,
+    optimizer: Adam,
+    experience: dict[str, Any],
+    *,
+    surrogate: str,
+    rows: Array,
+    epochs: int = 1,
+    minibatches: int = 1,
+    order: Any = None,
+    generator: torch.Generator | None = None,
+    lr: float | Sequence[float] | None = None,
+    clip: float = 0.0,
+    value_clip: float | None = None,
+    value_coef: float = 0.0,
+    entropy_coef: float = 0.0,
+    num_units: float = 1.0,
+    normalize_advantages: bool = False,
+    max_grad_norm: float | None = None,
+    target_kl: float | None = None,
+) -> Figures:
+    """Run the native update and average its diagnostics."""
+    native = check_policy(policy, optimizer)
+    if len(rows) == 0:
+        raise ValueError("there is nothing to learn from: no row counts")
+    chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
+    num_minibatches = -(-len(rows) // -(-len(rows) // minibatches))
+    rates = np.broadcast_to(np.asarray(optimizer.lr if lr is None else lr, dtype=np.float64).ravel(), (
+        epochs * num_minibatches,
+    )) if np.size(optimizer.lr if lr is None else lr) in (1, epochs * num_minibatches) else None  # fmt: skip
+    if rates is None or not (np.isfinite(rates).all() and (rates >= 0).all()):
+        raise ValueError(f"lr must be one number, or {epochs * num_minibatches} of them, finite and not negative")
+    columns = {"log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
+    step, diagnostics, finite = _core.update_policy(
+        native.network,
+        native.array,
+        optimizer.native(),
+        {**columns, "statistics": policy.native_statistics(), "mask": None, **experience},
+        {
+            "surrogate": surrogate,
+            "clip": clip,
+            "value_clip": value_clip or 0.0,
+            "value_coef": value_coef,
+            "entropy_coef": entropy_coef,
+        },
+        {
+            "order": chosen,
+            "minibatches": minibatches,
+            "learning_rates": np.ascontiguousarray(rates),
+            "num_units": num_units,
+            "max_grad_norm": max_grad_norm or 0.0,
+            "target_kl": target_kl or 0.0,
+            "normalize_advantages": normalize_advantages,
+        },
+    )
+    optimizer.step_count = step
+    if not finite:
+        raise ValueError(
+            f"the gradient of minibatch {len(diagnostics)} is not finite (NaN or infinity in the rollout or in the "
+            "parameters); the policy is as it was after the minibatch before"
+        )
+    sums = diagnostics.sum(0)
+    total = sums[_ROWS]
+    figures = {
+        "policy_loss": -sums[_OBJECTIVE] / (total * num_units),
+        "entropy": sums[_ENTROPY] / total,
+        "grad_norm": sums[_GRAD_NORM] / len(diagnostics),
+        "optimizer_steps": float(len(diagnostics)),
+    }
+    if value_coef:
+        figures["value_loss"] = sums[_VALUE_ERROR] / total
+    if surrogate == "clipped":
+        figures["clip_fraction"] = sums[_CLIPPED] / total
+    if surrogate != "log_prob":
+        figures["approx_kl" if surrogate == "clipped" else "divergence"] = sums[_DIVERGENCE] / total
+    return {name: float(value) for name, value in figures.items()}
+
+
+def as_arrays(rollout: Any) -> Rollout:
+    """A rollout of arrays or tensors as one of arrays."""
+    if not isinstance(rollout, Rollout):
+        raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
+    return rollout.numpy() if isinstance(rollout.rewards, torch.Tensor) else rollout
+
+
+def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
+    """The columns of a rollout that every update reads, checked."""
+    dtype, shape = policy.native().dtype, rollout.rewards.shape
+    size = policy.observation_size
+    if len(shape) != 2 or rollout.observations.size != (shape[0] + 1) * shape[1] * size:
+        raise ValueError(
+            f"a policy over {size} numbers needs observations of {(shape[0] + 1) * shape[1] * size} elements for "
+            f"rewards of shape {shape}, not of shape {rollout.observations.shape}"
+        )
+    distribution = policy.distribution
+    actions_dtype = np.dtype(np.int64) if distribution.action_dtype == torch.int64 else dtype
+    actions = as_column("actions", rollout.actions, (*shape, *distribution.action_shape), actions_dtype)
+    check_choices(distribution, actions)
+    experience = {
+        "observations": np.ascontiguousarray(rollout.observations),
+        "num_steps": shape[0],
+        "num_envs": shape[1],
+        "actions": actions,
+    }
+    if policy.recurrent:
+        if rollout.initial_hidden is None:
+            raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
+        experience |= {
+            "starts": np.ascontiguousarray(rollout.starts, dtype=np.bool_),
+            "mask": None if rollout.mask is None else np.ascontiguousarray(rollout.mask, dtype=np.bool_),
+            "hidden": as_column("initial_hidden", rollout.initial_hidden, (shape[1], policy.hidden_size), dtype),
+        }
+    return experience
+
+
+def check_choices(distribution: Any, actions: Array) -> None:
+    if actions.dtype != np.int64:
+        return
+    limits = np.array(distribution.choices or 2).reshape(distribution.action_shape if distribution.choices else ())
+    if (actions < 0).any() or (actions >= limits).any():
+        raise ValueError(f"actions must be choices counted from 0, below {limits.tolist()}")
+
+
+def list_rows(policy: ActorCritic, shape: tuple[int, ...], mask: Array | None) -> Array:
+    """What minibatches are made of: the steps that count or, of a recurrent policy, environments."""
+    if policy.recurrent:
+        return np.arange(shape[1])
+    return np.arange(shape[0] * shape[1]) if mask is None else np.flatnonzero(mask)
+
+
+def explained_variance(values: Array, returns: Array, mask: Array | None) -> float:
+    targets = returns if mask is None else returns[mask]
+    errors = targets - (values if mask is None else values[mask])
+    variance = float(np.var(targets, dtype=np.float64))
+    return math.nan if variance == 0 else 1 - float(np.var(errors, dtype=np.float64)) / variance
