@@ -76,6 +76,14 @@ def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | No
     return permuted
 
 
+def _learning_rates(lr: Any, num_steps: int) -> Array:
+    """One for each step of the optimiser."""
+    rates = np.asarray(lr, dtype=np.float64).ravel()
+    if rates.size not in (1, num_steps) or not (np.isfinite(rates).all() and (rates >= 0).all()):
+        raise ValueError(f"lr must be one number, or {num_steps} of them, finite and not negative, not {lr!r}")
+    return np.ascontiguousarray(np.broadcast_to(rates, num_steps))
+
+
 def learn(
     policy: ActorCritic,
     optimizer: Adam,
@@ -103,11 +111,7 @@ def learn(
         raise ValueError("there is nothing to learn from: no row counts")
     chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
     num_minibatches = -(-len(rows) // -(-len(rows) // minibatches))
-    rates = np.broadcast_to(np.asarray(optimizer.lr if lr is None else lr, dtype=np.float64).ravel(), (
-        epochs * num_minibatches,
-    )) if np.size(optimizer.lr if lr is None else lr) in (1, epochs * num_minibatches) else None  # fmt: skip
-    if rates is None or not (np.isfinite(rates).all() and (rates >= 0).all()):
-        raise ValueError(f"lr must be one number, or {epochs * num_minibatches} of them, finite and not negative")
+    rates = _learning_rates(optimizer.lr if lr is None else lr, epochs * num_minibatches)
     columns = {"log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
     step, diagnostics, finite = _core.update_policy(
         native.network,
@@ -124,7 +128,7 @@ def learn(
         {
             "order": chosen,
             "minibatches": minibatches,
-            "learning_rates": np.ascontiguousarray(rates),
+            "learning_rates": rates,
             "num_units": num_units,
             "max_grad_norm": max_grad_norm or 0.0,
             "target_kl": target_kl or 0.0,

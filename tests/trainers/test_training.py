@@ -82,6 +82,15 @@ def test_gaussian_policy_on_pendulum(tmp_path, backend):
     assert evaluation["backend"] == backend
 
 
+@pytest.mark.parametrize(
+    ("env_id", "target"), [("Acrobot-v1", -100), ("MountainCarContinuous-v0", 90), ("Pendulum-v1", -200)]
+)
+def test_the_defaults_solve_the_other_classics(tmp_path, env_id, target):
+    result = run(tmp_path / "run", env_id=env_id, seed=1)
+    assert result["solved"]
+    assert result["mean_return"] >= target
+
+
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"])
 def test_every_native_environment_trains(tmp_path, env_id):
     result = run(tmp_path / "run", env_id=env_id, num_envs=4, num_steps=250, total_steps=4_000)
@@ -111,10 +120,16 @@ def test_a_seed_repeats_a_run_bit_for_bit(tmp_path, algorithm):
     )
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_resuming_continues_exactly(tmp_path, algorithm):
+REMEMBERING = {"gru_size": 4, "normalize_observations": True, "normalize_rewards": True}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "extra"),
+    [*((algorithm, {}) for algorithm in ALGORITHMS), ("ppo", REMEMBERING), ("ppo", {**REMEMBERING, "engine": "torch"})],
+)
+def test_resuming_continues_exactly(tmp_path, algorithm, extra):
     # REINFORCE's iterations vary in length: its halves are told apart by where the first one ended.
-    options = {"algorithm": algorithm, "num_envs": 4, "num_steps": 16, "seed": 2, "half_life": 500.0}
+    options = {"algorithm": algorithm, "num_envs": 4, "num_steps": 16, "seed": 2, "half_life": 500.0, **extra}
     # So few that the halves overwrite some.
     options |= {"replay": 3} if algorithm == "vtrace" else {}
     first = run(tmp_path / "halves", total_steps=256, **options)
