@@ -3,6 +3,7 @@
 The measurements that the documentation quotes are the pytest-benchmark files in benchmarks/.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -105,9 +106,64 @@ def _bench_attention() -> list[dict[str, Any]]:
     return rows
 
 
+def _bench_nn() -> list[dict[str, Any]]:
+    import torch
+
+    num_envs, num_steps = 1024, 16
+    env = metafast.envs.make_vec("CartPole-v1", num_envs, autoreset_mode="same_step")
+    policy = metafast.nn.ActorCritic(env.single_observation_space, env.single_action_space)
+    env.reset(seed=0)
+
+    def act_natively() -> Any:
+        return metafast.envs.rollout(env, policy, num_steps)
+
+    @torch.no_grad()
+    def act_in_torch() -> None:
+        observations = env.get_state()["state"].astype(np.float32)
+        for _ in range(num_steps):
+            logits, _values = policy(torch.from_numpy(observations))
+            distribution = torch.distributions.Categorical(logits=logits)
+            actions = distribution.sample()
+            distribution.log_prob(actions)
+            observations = env.step(actions.numpy())[0]
+
+    ours, theirs = metafast.nn.Adam(policy, lr=0.0), torch.optim.Adam(policy.parameters(), lr=0.0)
+    rollout = act_natively()
+    order = np.arange(num_envs * num_steps).reshape(1, -1)
+    rows = torch.from_numpy(rollout.observations[:-1].reshape(-1, 4))
+    actions, log_probs = (torch.from_numpy(column.ravel()) for column in (rollout.actions, rollout.log_probs))
+    advantages = np.random.default_rng(0).standard_normal(rollout.rewards.shape, dtype=np.float32)
+    targets = torch.from_numpy(advantages.ravel())
+
+    def learn_natively() -> Any:
+        return metafast.nn.ppo_update(
+            policy, ours, rollout, epochs=1, minibatches=64, advantages=advantages, returns=advantages, order=order,
+            normalize_advantages=False,
+        )  # fmt: skip
+
+    def learn_in_torch() -> None:
+        for part in torch.arange(len(rows)).chunk(64):
+            logits, values = policy(rows[part])
+            ratios = (torch.distributions.Categorical(logits=logits).log_prob(actions[part]) - log_probs[part]).exp()
+            surrogate = torch.minimum(ratios * targets[part], ratios.clamp(0.8, 1.2) * targets[part])
+            loss = 0.5 * (values - targets[part]).square().mean() - surrogate.mean()
+            theirs.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+            theirs.step()
+
+    peer, size = "torch, eager", f"{num_steps} steps of {num_envs}"
+    return [
+        _row(f"rollout, 64-64, {size}", peer, _best_seconds(act_natively), _best_seconds(act_in_torch)),
+        _row("PPO, 64 minibatches of 256", peer, _best_seconds(learn_natively), _best_seconds(learn_in_torch)),
+    ]
+
+
 def run(room: str | None) -> list[dict[str, Any]]:
     """Measure one room, or all."""
-    rooms = {"envs": _bench_envs, "returns": _bench_returns, "attention": _bench_attention}
+    rooms = {"envs": _bench_envs, "returns": _bench_returns, "attention": _bench_attention, "nn": _bench_nn}
+    if room is None and importlib.util.find_spec("torch") is None:
+        del rooms["nn"]
     return [row for name, bench in rooms.items() if room in (None, name) for row in bench()]
 
 

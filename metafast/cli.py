@@ -84,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "room",
         nargs="?",
-        choices=("envs", "returns", "attention"),
+        choices=("envs", "returns", "attention", "nn"),
         metavar="ROOM",
-        help="envs, returns, attention; all",
+        help="envs, returns, attention, nn; all",
     )
     bench.set_defaults(run=_bench)
 
