@@ -9,8 +9,6 @@
 #include <new>
 #include <stdexcept>
 
-#include "bindings/interrupt.hpp"
-#include "bindings/scratch.hpp"
 #include "common/scheduler.hpp"
 
 namespace metafast {
@@ -77,26 +75,18 @@ std::atomic<unsigned> g_forks{0};
 
 }  // namespace
 
-// Marks the batch as in use; a second user would race with the first.
-class EnvBatch::Claim {
- public:
-  explicit Claim(EnvBatch& batch) : claim_(batch.claim_) {
-    const unsigned mine = 1 + g_forks.load(std::memory_order_relaxed);
-    unsigned found = 0;
-    if (claim_.compare_exchange_strong(found, mine, std::memory_order_acquire)) return;
-    if (found == mine || !claim_.compare_exchange_strong(found, mine, std::memory_order_acquire))
-      throw std::runtime_error(
-          "this vector environment is being used by another thread: step, reset, get_state and set_state of one "
-          "environment must not overlap; give each thread its own environment");
-    batch.was_reset_ = false;  // the step that the fork cut off may have reached a part of the environments
-  }
-  ~Claim() { claim_.store(0, std::memory_order_release); }
-  Claim(const Claim&) = delete;
-  Claim& operator=(const Claim&) = delete;
+EnvBatch::Claim::Claim(EnvBatch& batch) : claim_(batch.claim_) {
+  const unsigned mine = 1 + g_forks.load(std::memory_order_relaxed);
+  unsigned found = 0;
+  if (claim_.compare_exchange_strong(found, mine, std::memory_order_acquire)) return;
+  if (found == mine || !claim_.compare_exchange_strong(found, mine, std::memory_order_acquire))
+    throw std::runtime_error(
+        "this vector environment is being used by another thread: step, reset, rollout, get_state and set_state of "
+        "one environment must not overlap; give each thread its own environment");
+  batch.was_reset_ = false;  // the step that the fork cut off may have reached a part of the environments
+}
 
- private:
-  std::atomic<unsigned>& claim_;
-};
+EnvBatch::Claim::~Claim() { claim_.store(0, std::memory_order_release); }
 
 EnvBatch::EnvBatch(EnvironmentLayout layout, std::int64_t num_envs, AutoresetMode autoreset_mode,
                    std::int32_t max_episode_steps, int num_threads, bool copy, bool undoable)
@@ -398,64 +388,6 @@ py::object EnvBatch::reset(const std::uint8_t* mask, const std::uint64_t* seeds,
   was_reset_ = true;
   return observations;
 }
-
-template <class T>
-RolloutOutcome EnvBatch::rollout(RolloutPlan<T> plan) {
-  const Claim claim(*this);
-  if (!was_reset_) throw py::value_error("the environments were never reset");
-  std::vector<double> rewards(static_cast<std::size_t>(num_envs_));
-  plan.env_actions = actions_.data();
-  plan.action_bytes = action_bytes();
-  plan.env_rewards = reinterpret_cast<std::byte*>(rewards.data());
-  save();
-  Batch batch = view();
-  batch.saved_state = nullptr;  // what a step may have to be undone to is the state before the first
-
-  const RolloutKernel<T>& kernel = [] () -> const RolloutKernel<T>& {
-    if constexpr (sizeof(T) == 4) return rollout_kernels().float32;
-    else return rollout_kernels().float64;
-  }();
-  const std::int64_t tiles = (num_envs_ + kTile - 1) / kTile;
-  int threads = get_num_threads();
-  if (num_threads_ > 0) threads = std::min(threads, num_threads_);
-  threads = static_cast<int>(std::min<std::int64_t>(threads, tiles));
-  ScratchBlocks scratch(kernel.scratch_size(plan.network) * static_cast<std::int64_t>(sizeof(T)), threads);
-  std::vector<RolloutOutcome> outcomes(static_cast<std::size_t>(tiles));
-  was_reset_ = false;  // until all have come as far as the others
-  try {
-    for_each_slice_interruptibly(
-        tiles,
-        [&](std::int64_t tile) {
-          const ScratchBlocks::Block block(scratch);
-          const std::int64_t begin = tile * kTile;
-          outcomes[static_cast<std::size_t>(tile)] = kernel.run(batch, plan, reinterpret_cast<T*>(block.get()), begin,
-                                                                std::min(begin + kTile, num_envs_));
-        },
-        threads);
-  } catch (...) {
-    was_reset_ = static_cast<bool>(saved_state_);
-    undone(0);
-    throw;
-  }
-  // The earliest step at which something went wrong, and there the first environment.
-  RolloutOutcome found = {-1, 0, -1, 0};
-  for (const RolloutOutcome& outcome : outcomes) {
-    if (outcome.failed_env >= 0 && (found.failed_env < 0 || outcome.failed_step < found.failed_step)) {
-      found.failed_env = outcome.failed_env;
-      found.failed_step = outcome.failed_step;
-    }
-    if (outcome.unusable_env >= 0 && (found.unusable_env < 0 || outcome.unusable_step < found.unusable_step)) {
-      found.unusable_env = outcome.unusable_env;
-      found.unusable_step = outcome.unusable_step;
-    }
-  }
-  if (found.failed_env >= 0) undone(found.failed_env);
-  was_reset_ = found.unusable_env < 0 || found.failed_env >= 0;
-  return found;
-}
-
-template RolloutOutcome EnvBatch::rollout(RolloutPlan<float> plan);
-template RolloutOutcome EnvBatch::rollout(RolloutPlan<double> plan);
 
 py::object EnvBatch::final_observations() {
   if (autoreset_mode_ == AutoresetMode::same_step) return final_observations_;

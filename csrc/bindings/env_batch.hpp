@@ -132,4 +132,16 @@ class EnvBatch {
   Arrays kept_;  // what copy=False returns every time
 };
 
+// Marks the batch as in use; a second user would race with the first.
+class EnvBatch::Claim {
+ public:
+  explicit Claim(EnvBatch& batch);
+  ~Claim();
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+ private:
+  std::atomic<unsigned>& claim_;
+};
+
 }  // namespace metafast

@@ -1,13 +1,74 @@
-// Fused rollouts: translation of Python's arrays; EnvBatch runs them.
+// Fused rollouts: translation of Python's arrays, and the tiles of a batch on its threads.
 #include "envs/rollout.hpp"
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "bindings/env_batch.hpp"
+#include "bindings/interrupt.hpp"
 #include "bindings/policy_network.hpp"
 #include "bindings/register.hpp"
+#include "bindings/scratch.hpp"
+#include "common/scheduler.hpp"
 
 namespace metafast {
+
+template <class T>
+RolloutOutcome EnvBatch::rollout(RolloutPlan<T> plan) {
+  const Claim claim(*this);
+  if (!was_reset_) throw py::value_error("the environments were never reset");
+  std::vector<double> rewards(static_cast<std::size_t>(num_envs_));
+  plan.env_actions = actions_.data();
+  plan.action_bytes = action_bytes();
+  plan.env_rewards = reinterpret_cast<std::byte*>(rewards.data());
+  save();
+  Batch batch = view();
+  batch.saved_state = nullptr;  // what a step may have to be undone to is the state before the first
+
+  const RolloutKernel<T>& kernel = [] () -> const RolloutKernel<T>& {
+    if constexpr (sizeof(T) == 4) return rollout_kernels().float32;
+    else return rollout_kernels().float64;
+  }();
+  const std::int64_t tiles = (num_envs_ + kTile - 1) / kTile;
+  int threads = get_num_threads();
+  if (num_threads_ > 0) threads = std::min(threads, num_threads_);
+  threads = static_cast<int>(std::min<std::int64_t>(threads, tiles));
+  ScratchBlocks scratch(kernel.scratch_size(plan.network) * static_cast<std::int64_t>(sizeof(T)), threads);
+  std::vector<RolloutOutcome> outcomes(static_cast<std::size_t>(tiles));
+  was_reset_ = false;  // until all have come as far as the others
+  try {
+    for_each_slice_interruptibly(
+        tiles,
+        [&](std::int64_t tile) {
+          const ScratchBlocks::Block block(scratch);
+          const std::int64_t begin = tile * kTile;
+          outcomes[static_cast<std::size_t>(tile)] = kernel.run(batch, plan, reinterpret_cast<T*>(block.get()), begin,
+                                                                std::min(begin + kTile, num_envs_));
+        },
+        threads);
+  } catch (...) {
+    was_reset_ = static_cast<bool>(saved_state_);
+    undone(0);
+    throw;
+  }
+  // The earliest step at which something went wrong, and there the first environment.
+  RolloutOutcome found = {-1, 0, -1, 0};
+  for (const RolloutOutcome& outcome : outcomes) {
+    if (outcome.failed_env >= 0 && (found.failed_env < 0 || outcome.failed_step < found.failed_step)) {
+      found.failed_env = outcome.failed_env;
+      found.failed_step = outcome.failed_step;
+    }
+    if (outcome.unusable_env >= 0 && (found.unusable_env < 0 || outcome.unusable_step < found.unusable_step)) {
+      found.unusable_env = outcome.unusable_env;
+      found.unusable_step = outcome.unusable_step;
+    }
+  }
+  if (found.failed_env >= 0) undone(found.failed_env);
+  was_reset_ = found.unusable_env < 0 || found.failed_env >= 0;
+  return found;
+}
+
 namespace {
 
 template <class T>
