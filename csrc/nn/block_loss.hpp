@@ -23,6 +23,7 @@ class BlockLoss {
     for (T** column : {&weight_, &old_log_prob_, &advantage_, &return_, &old_value_, &log_prob_, &entropy_,
                        &policy_weight_, &entropy_weight_, &value_gradient_})
       *column = arena.take(columns);
+    fill(actions_, action_rows * columns, T(0));
     sums_ = arena.take(kNumDiagnostics * columns);
     fill(sums_, kNumDiagnostics * columns, T(0));
     output_gradient_ = arena.take(rows * columns);
@@ -78,7 +79,7 @@ class BlockLoss {
     for_columns(columns_, [=](std::int64_t c) { entropy_weight[c] = -entropy_scale * weight[c]; });
     add_to(kEntropy, entropy_);
     value_loss(pass.state_value);
-    if (objective_.surrogate == Surrogate::divergence) return imitate(pass, gradient);
+    if (objective_.surrogate == Surrogate::divergence) return imitate(pass, with_entropy, gradient);
     find_log_probs(head, pass.distribution, actions_, columns_, log_prob_);
     if (objective_.surrogate == Surrogate::clipped) clipped_surrogate();
     else log_prob_surrogate();
@@ -97,8 +98,12 @@ class BlockLoss {
   void add_to(Diagnostic which, const T* __restrict values) {
     T* const __restrict sums = sums_ + which * columns_;
     const T* const __restrict weight = weight_;
-    // Selected, not multiplied: beyond the samples there may be anything.
-    for_columns(columns_, [=](std::int64_t c) { sums[c] += weight[c] != T(0) ? values[c] : T(0); });
+    // Selected, not multiplied: beyond the samples there may be anything. Read first, because gcc 12 loses lanes where a
+    // masked read is selected by its own mask.
+    for_columns(columns_, [=](std::int64_t c) {
+      const T value = values[c];
+      sums[c] += weight[c] != T(0) ? value : T(0);
+    });
   }
 
   // Schulman et al. 2017, eq. 7: the gradient passes where the ratio is not clipped or clipping would not lower it.
@@ -137,11 +142,12 @@ class BlockLoss {
     T* const __restrict objective_sum = sums_ + kPolicyObjective * columns_;
     for_columns(columns_, [=](std::int64_t c) {
       policy_weight[c] = scale * advantage[c];
-      objective_sum[c] += weight[c] != T(0) ? log_prob[c] * advantage[c] : T(0);
+      const T product = log_prob[c] * advantage[c];
+      objective_sum[c] += weight[c] != T(0) ? product : T(0);
     });
   }
 
-  void imitate(Pass<T>& pass, T* gradient) {
+  void imitate(Pass<T>& pass, bool with_entropy, T* gradient) {
     const T scale = objective_.policy_scale;
     const T* const __restrict advantage = advantage_;
     T* const __restrict policy_weight = policy_weight_;
@@ -152,6 +158,15 @@ class BlockLoss {
     add_to(kDivergence, divergence);
     for_columns(columns_, [=](std::int64_t c) { divergence[c] *= -advantage[c]; });
     add_to(kPolicyObjective, divergence);
+    if (!with_entropy) return;
+    // The teacher has been read; its memory takes the entropy's part.
+    fill(policy_weight_, columns_, T(0));
+    differentiate(network_.head, pass.distribution, pass.outputs, actions_, policy_weight_, entropy_weight_, true,
+                  columns_, teacher_, gradient, scratch_);
+    T* const __restrict output_gradient = output_gradient_;
+    const T* const __restrict of_entropy = teacher_;
+    for_columns(distribution_size(network_.head) * columns_,
+                [=](std::int64_t c) { output_gradient[c] += of_entropy[c]; });
   }
 
   void value_loss(const T* __restrict value) {

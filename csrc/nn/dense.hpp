@@ -113,12 +113,17 @@ void multiply_transposed_weight(const T* weight, std::int64_t rows, std::int64_t
   multiply_in_blocks(inputs, columns, rows, weight, 1, inputs, delta, x_gradient, accumulate);
 }
 
-// Takes the gradient of the tower's outputs in `delta` (overwritten) and adds those of its parameters. The gradient of
+// Takes the gradient of the tower's outputs, [rows, columns], in `delta` (overwritten) and adds those of its parameters. The gradient of
 // its input goes to, or is added to, `input_gradient`, unless that is null. `other` is as large as the widest layer.
 template <class T>
-void run_tower_backwards(const Tower& tower, const T* parameters, const T* input, std::int64_t columns,
-                         const TowerTape<T>& tape, T* delta, T* other, T* input_gradient, bool accumulate,
-                         GradientScratch<T>& scratch) {
+void run_tower_backwards(const Tower& tower, std::int64_t rows, const T* parameters, const T* input,
+                         std::int64_t columns, const TowerTape<T>& tape, T* delta, T* other, T* input_gradient,
+                         bool accumulate, GradientScratch<T>& scratch) {
+  if (tower.num_layers == 0 && input_gradient != nullptr) {
+    // The input is the output.
+    for (std::int64_t i = 0; i < rows * columns; ++i)
+      input_gradient[i] = accumulate ? input_gradient[i] + delta[i] : delta[i];
+  }
   for (std::int64_t k = tower.num_layers - 1; k >= 0; --k) {
     const DenseLayer& layer = tower.layers[k];
     const T* const x = k == 0 ? input : tape.outputs[k - 1];

@@ -38,10 +38,10 @@ template <class T>
 void run_heads_backwards(const Network& network, const T* parameters, const Pass<T>& pass, BlockLoss<T>& loss,
                          T* features_gradient, bool with_value, BackwardMemory<T>& memory) {
   memory.scratch.transposed_of = nullptr;
-  run_tower_backwards(network.policy, parameters, pass.features, pass.columns, pass.policy, loss.output_gradient(),
+  run_tower_backwards(network.policy, network.head.num_outputs, parameters, pass.features, pass.columns, pass.policy, loss.output_gradient(),
                       memory.other, features_gradient, false, memory.scratch);
   if (with_value)
-    run_tower_backwards(network.value, parameters, pass.features, pass.columns, pass.value, loss.value_gradient(),
+    run_tower_backwards(network.value, 1, parameters, pass.features, pass.columns, pass.value, loss.value_gradient(),
                         memory.other, features_gradient, true, memory.scratch);
 }
 
@@ -64,7 +64,7 @@ void add_gradient_of_rows(const Network& network, const T* parameters, const Exp
   run_heads_backwards(network, parameters, pass, loss, has_trunk ? memory.features : nullptr,
                       objective.value_scale != T(0), memory);
   if (has_trunk)
-    run_tower_backwards(network.trunk, parameters, pass.observation, columns, pass.trunk, memory.features,
+    run_tower_backwards(network.trunk, 0, parameters, pass.observation, columns, pass.trunk, memory.features,
                         memory.delta, static_cast<T*>(nullptr), false, memory.scratch);
 }
 
@@ -139,7 +139,7 @@ void add_gradient_of_sequences(const Network& network, const T* parameters, cons
                       has_trunk ? memory.other : nullptr, memory.delta, memory.scratch);
     clear_started(step, hidden_gradient);
     if (has_trunk)
-      run_tower_backwards(network.trunk, parameters, pass.observation, columns, pass.trunk, memory.other,
+      run_tower_backwards(network.trunk, 0, parameters, pass.observation, columns, pass.trunk, memory.other,
                           memory.delta, static_cast<T*>(nullptr), false, memory.scratch);
   }
 }

@@ -164,7 +164,8 @@ void find_log_probs(const ActionHead& head, const T* __restrict distribution, co
     } else {
       for (std::int64_t j = 0; j < head.num_choices[k]; ++j)
         for_columns(columns, [=](std::int64_t c) {
-          log_probs[c] += action[c] == T(j) ? distribution[j * columns + c] : T(0);
+          const T log_p = distribution[j * columns + c];
+          log_probs[c] += action[c] == T(j) ? log_p : T(0);
         });
       distribution += head.num_choices[k] * columns;
     }
@@ -287,9 +288,10 @@ void differentiate_divergence(const ActionHead& head, const T* __restrict distri
     for (std::int64_t j = 0; j < head.num_outputs; ++j)
       for_columns(columns, [=](std::int64_t c) {
         const std::int64_t i = j * columns + c;
-        const T p = vector_exp(teacher[i]);
-        divergences[c] += p > T(0) ? p * (teacher[i] - distribution[i]) : T(0);
-        output_gradient[i] = weight[c] * (vector_exp(distribution[i]) - p);
+        const T p = vector_exp(teacher[i]), log_p = distribution[i];
+        const T part = p * (teacher[i] - log_p);
+        divergences[c] += p > T(0) ? part : T(0);
+        output_gradient[i] = weight[c] * (vector_exp(log_p) - p);
       });
     return;
   }

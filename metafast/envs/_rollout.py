@@ -227,10 +227,9 @@ def _translation(env: NativeVectorEnv, distribution: Any) -> tuple[Any, ...]:
         high = translation[1] + (np.array(distribution.choices) if distribution.choices else 2)
         fits = np.array_equal(translation[1], layout.low) and np.array_equal(high, layout.high)  # type: ignore[arg-type]
     elif fits:
-        fits = translation[1].size == int(np.prod(layout.shape)) and np.array_equal(
-            translation[3],
-            env.single_action_space.low.ravel(),  # type: ignore[attr-defined]
-        )
+        space: Any = env.single_action_space
+        bounds = ((translation[3], space.low), (translation[4], space.high))
+        fits = all(np.array_equal(ours, theirs.ravel()) for ours, theirs in bounds)
     if not fits:
         raise ValueError(f"the policy was made for another action space than env's, {env.single_action_space}")
     return translation

@@ -207,9 +207,16 @@ class ActorCritic(nn.Module):
         self._set_normalization(normalize_observations)
         parameter = next(policy.parameters(), torch.zeros(0))
         rows = torch.zeros(2, self.observation_size, dtype=parameter.dtype, device=parameter.device)
-        with torch.no_grad():
-            features = self.trunk(rows) if gru is None else gru(self.trunk(rows)[None])[0][0]
-            raw, values = self.policy(features), self.value(features)
+        if gru is not None and gru.batch_first:
+            raise ValueError("gru must be made with batch_first=False: sequences are [T, N, ...]")
+        try:
+            with torch.no_grad():
+                features = self.trunk(rows) if gru is None else gru(self.trunk(rows)[None])[0][0]
+                raw, values = self.policy(features), self.value(features)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the modules do not fit each other, or observations of {self.observation_size} numbers: {error}"
+            ) from error
         width = components if needs_sigma else self.distribution.num_outputs
         if raw.shape != (2, width) or values.shape != (2, 1):
             raise ValueError(
@@ -221,6 +228,7 @@ class ActorCritic(nn.Module):
     def _set_spaces(self, observation_space: gymnasium.Space[Any], distribution: Distribution) -> None:
         if not isinstance(observation_space, gymnasium.spaces.Box):
             raise ValueError(f"observation_space must be a Box, not {observation_space}")
+        self.observation_shape = observation_space.shape
         self.observation_size = math.prod(observation_space.shape)
         if self.observation_size < 1:
             raise ValueError(f"observation_space must hold at least one number, not {observation_space}")
@@ -316,6 +324,8 @@ class ActorCritic(nn.Module):
         if not self.normalizes:
             raise ValueError("this policy was made with normalize_observations=False")
         rows = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
+        if len(rows) == 0:
+            raise ValueError("observations must hold at least one row")
         device = self.observation_mean.device
         count = float(self.observation_count)
         total = count + len(rows)

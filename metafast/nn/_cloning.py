@@ -10,7 +10,17 @@ import torch
 
 from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
-from metafast.nn._learning import as_arrays, as_column, check_choices, check_numbers, check_policy, learn, list_rows
+from metafast.nn._learning import (
+    actions_dtype,
+    as_column,
+    as_flags,
+    as_observations,
+    check_choices,
+    check_numbers,
+    check_policy,
+    learn,
+    list_rows,
+)
 from metafast.nn._optimizer import Adam
 
 __all__ = ["Demonstrations", "clone_update"]
@@ -22,8 +32,8 @@ Figures = dict[str, float]
 class Demonstrations(NamedTuple):
     """What a policy imitates: observations [T, N, ...] or [N, ...] and actions of the same leading shape.
 
-    Of a recurrent policy `starts`, bool [T, N], marks the first observations of episodes; it begins with `hidden`, [N,
-    hidden size], or zeros.
+    Of a recurrent policy or teacher `starts`, bool [T, N], marks the first observations of episodes. The policy, or where
+    that has no memory the teacher, begins with `hidden`, [N, hidden size], or zeros.
     """
 
     observations: Array
@@ -97,55 +107,30 @@ def clone_update(
         not_negative={"entropy_coef": entropy_coef},
     )
     native = check_policy(policy, optimizer)
-    mask = None
-    if isinstance(demonstrations, Rollout):
-        demonstrations = as_arrays(demonstrations)
-        mask = demonstrations.mask
-        data = Demonstrations(
-            demonstrations.observations[:-1], demonstrations.actions, demonstrations.starts,
-            demonstrations.initial_hidden,
-        )  # fmt: skip
-    elif isinstance(demonstrations, Demonstrations):
-        data = demonstrations
-    else:
-        raise TypeError(f"demonstrations must be Demonstrations or a Rollout, not {type(demonstrations).__name__}")
-    observations = np.ascontiguousarray(data.observations)
-    count, remainder = divmod(observations.size, policy.observation_size)
+    data, mask = _read(policy, demonstrations)
+    shape = data.observations.shape[:2]
+    experience: dict[str, Any] = {
+        "observations": data.observations,
+        "num_steps": shape[0],
+        "num_envs": shape[1],
+        "actions": None,
+    }
     if policy.recurrent:
-        if data.starts is None or data.starts.ndim != 2 or data.starts.size != count or remainder:
-            raise ValueError("a recurrent policy needs starts, bool [T, N], and observations [T, N, ...]")
-        shape: tuple[int, ...] = data.starts.shape
-    elif data.actions is not None:
-        actions_ndim = data.actions.ndim - len(policy.distribution.action_shape)
-        shape = (1, *data.actions.shape[:actions_ndim]) if actions_ndim == 1 else data.actions.shape[:actions_ndim]
-    else:
-        shape = (1, count)
-    actions_shape = None if data.actions is None else data.actions.shape
-    if remainder or math.prod(shape) != count or len(shape) != 2:
-        raise ValueError(
-            f"observations of shape {observations.shape} and actions of shape {actions_shape} do not fit a "
-            f"policy over {policy.observation_size} numbers"
-        )
-    experience: dict[str, Any] = {"observations": observations, "num_steps": shape[0], "num_envs": shape[1]}
-    experience["actions"] = None
-    if policy.recurrent:
+        if data.starts is None:
+            raise ValueError("a recurrent policy needs starts, bool [T, N]")
         hidden = np.zeros((shape[1], policy.hidden_size)) if data.hidden is None else data.hidden
-        experience |= {
-            "starts": np.ascontiguousarray(data.starts, dtype=np.bool_),
-            "mask": mask,
-            "hidden": as_column("hidden", hidden, (shape[1], policy.hidden_size), native.dtype),
-        }
+        state = shape[1], policy.hidden_size
+        experience |= {"starts": data.starts, "mask": mask, "hidden": as_column("hidden", hidden, state, native.dtype)}
     if teacher is None:
         if data.actions is None:
             raise ValueError("there must be actions to imitate, or a teacher")
-        whole = policy.distribution.action_dtype == torch.int64
-        actions = data.actions.reshape(*shape, *policy.distribution.action_shape)
-        experience["actions"] = np.ascontiguousarray(actions, dtype=np.int64 if whole else native.dtype)
-        check_choices(policy.distribution, experience["actions"])
+        experience["actions"] = data.actions
     else:
-        experience["teacher"] = _teacher_outputs(policy, teacher, experience, shape)
+        experience["teacher"] = _teacher_outputs(policy, teacher, data)
     if weights is not None:
-        experience["advantages"] = as_column("weights", np.reshape(weights, shape), shape, native.dtype)
+        given = np.asarray(weights)
+        flat = given[None] if given.ndim == 1 else given
+        experience["advantages"] = as_column("weights", flat, shape, native.dtype)
     return learn(
         policy,
         optimizer,
@@ -162,30 +147,75 @@ def clone_update(
     )
 
 
-def _teacher_outputs(policy: ActorCritic, teacher: Any, experience: dict[str, Any], shape: tuple[int, ...]) -> Array:
+def _read(policy: ActorCritic, demonstrations: Any) -> tuple[Demonstrations, Array | None]:
+    """The demonstrations, checked, as [T, N, ...] (rows without time are T = 1), and a rollout's mask."""
+    if isinstance(demonstrations, Rollout):
+        rollout = demonstrations.numpy()
+        mask = None if rollout.mask is None else as_flags("mask", rollout.mask, rollout.rewards.shape)
+        columns = rollout.observations[:-1], rollout.actions, rollout.starts, rollout.initial_hidden
+    elif isinstance(demonstrations, Demonstrations):
+        mask, columns = None, demonstrations
+    else:
+        raise TypeError(f"demonstrations must be Demonstrations or a Rollout, not {type(demonstrations).__name__}")
+    observations, actions, starts, hidden = (None if column is None else np.asarray(column) for column in columns)
+    assert observations is not None
+    own = len(policy.observation_shape)
+    # Flattened observations have one axis of their own, whatever the space has.
+    whole = observations.shape[observations.ndim - own :] == policy.observation_shape
+    leading = observations.shape[: observations.ndim - (own if whole else 1)]
+    if len(leading) == 1:
+        observations, leading = observations[None], (1, *leading)
+        actions = None if actions is None else actions[None]
+        starts = starts[None] if starts is not None and starts.ndim == 1 else starts
+    if len(leading) != 2 or 0 in leading:
+        raise ValueError(
+            f"observations must have shape (N, ...) or (T, N, ...) with {policy.observation_shape} for the dots, "
+            f"not {columns[0].shape}"
+        )
+    observations = as_observations(policy, observations, leading)
+    if actions is not None:
+        action_shape = (*leading, *policy.distribution.action_shape)
+        actions = as_column("actions", actions, action_shape, actions_dtype(policy))
+        check_choices(policy.distribution, actions)
+    starts = None if starts is None else as_flags("starts", starts, leading)
+    return Demonstrations(observations, actions, starts, hidden), mask
+
+
+def _teacher_outputs(policy: ActorCritic, teacher: Any, data: Demonstrations) -> Array:
     """The teacher's normalised logits, or means and sigmas, of every row."""
     distribution, native = policy.distribution, policy.native()
+    shape = data.observations.shape[:2]
     if isinstance(teacher, ActorCritic):
-        if teacher.distribution.num_outputs != distribution.num_outputs:
+        theirs = teacher.distribution
+        if (theirs.choices, theirs.num_outputs, type(theirs)) != (
+            distribution.choices,
+            distribution.num_outputs,
+            type(distribution),
+        ):
             raise ValueError("the teacher acts in another action space than the policy")
-        observations = torch.from_numpy(experience["observations"])
+        if teacher.recurrent and data.starts is None:
+            raise ValueError("a recurrent teacher needs starts, bool [T, N]")
+        if teacher.observation_size != policy.observation_size:
+            raise ValueError(
+                f"the teacher observes {teacher.observation_size} numbers, the policy {policy.observation_size}"
+            )
+        observations = torch.from_numpy(data.observations)
         with torch.no_grad():
             if teacher.recurrent:
-                starts = torch.from_numpy(experience["starts"]) if "starts" in experience else None
-                outputs = teacher(observations.reshape(*shape, -1), None, starts)[0]
+                # The state before the first step is the policy's own, unless the teacher alone has one.
+                known = None if policy.recurrent or data.hidden is None else torch.from_numpy(data.hidden)
+                outputs = teacher(observations, known, torch.from_numpy(data.starts))[0]
             else:
-                outputs = teacher(observations.reshape(math.prod(shape), -1))[0]
+                outputs = teacher(observations.flatten(0, 1))[0]
         teacher = outputs.reshape(*shape, -1).numpy()
     outputs = np.asarray(teacher, dtype=native.dtype)
-    if outputs.size != math.prod(shape) * native.distribution_size:
-        raise ValueError(
-            f"teacher must hold {native.distribution_size} outputs for each of {math.prod(shape)} rows, "
-            f"not shape {outputs.shape}"
-        )
-    outputs = outputs.reshape(math.prod(shape), native.distribution_size)
+    rows = math.prod(shape), native.distribution_size
+    if outputs.shape not in ((*shape, rows[1]), rows):
+        raise ValueError(f"teacher must have shape {(*shape, rows[1])}, not {outputs.shape}")
+    outputs = outputs.reshape(rows)
     if distribution.choices:
         parts = torch.from_numpy(np.ascontiguousarray(outputs)).split(distribution.choices, -1)
         outputs = torch.cat([logits.log_softmax(-1) for logits in parts], -1).numpy()
-    elif distribution.native_head != "bernoulli" and not (outputs[:, native.distribution_size // 2 :] > 0).all():
+    elif distribution.native_head != "bernoulli" and not (outputs[:, rows[1] // 2 :] > 0).all():
         raise ValueError("the teacher's sigmas must be positive")
     return np.ascontiguousarray(outputs)

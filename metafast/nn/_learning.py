@@ -1,5 +1,6 @@
 """What all native updates share: checks of what they are given, the call of the kernel, the figures it returns."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,14 @@ from metafast.nn._native import NativePolicy
 from metafast.nn._optimizer import Adam
 
 __all__ = [
-    "as_arrays",
+    "actions_dtype",
     "as_column",
+    "as_flags",
+    "as_observations",
     "check_choices",
     "check_numbers",
     "check_policy",
+    "check_rollout",
     "explained_variance",
     "learn",
     "list_rows",
@@ -29,11 +33,15 @@ __all__ = [
 Array = npt.NDArray[Any]
 Figures = dict[str, float]
 
+_FLOATS = "log_probs", "rewards", "final_values"
+_FLAGS = "terminated", "truncated", "starts"
+
 # The columns of the kernels' diagnostics (csrc/nn/learning.hpp), each a sum over the rows of a minibatch.
 _OBJECTIVE, _VALUE_ERROR, _ENTROPY, _DIVERGENCE, _CLIPPED, _ROWS, _GRAD_NORM = range(7)
 
 
 def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
+    """The kernels' view of the policy, which `optimizer` is of."""
     if not isinstance(policy, ActorCritic):
         raise TypeError(f"policy must be a metafast.nn.ActorCritic, not {type(policy).__name__}")
     if not isinstance(optimizer, Adam):
@@ -43,30 +51,64 @@ def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
     return policy.native()
 
 
-def check_numbers(*, counts: dict[str, Any], positive: dict[str, Any], not_negative: dict[str, Any]) -> None:
-    for name, value in counts.items():
+def check_numbers(
+    *,
+    counts: dict[str, Any] | None = None,
+    positive: dict[str, Any] | None = None,
+    not_negative: dict[str, Any] | None = None,
+    fractions: dict[str, Any] | None = None,
+) -> None:
+    """Refuse numbers out of range; `positive` ones may be None."""
+    for name, value in (counts or {}).items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    for name, value in positive.items():
+    for name, value in (positive or {}).items():
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, or None, not {value!r}")
-    for name, value in not_negative.items():
+    for name, value in (not_negative or {}).items():
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be finite and not negative, not {value!r}")
+    for name, value in (fractions or {}).items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
 
 
 def as_column(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Numbers of that shape, as a contiguous array of that type; choices must be whole numbers already."""
     array = values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    if array.dtype.kind not in ("iu" if dtype.kind == "i" else "fiu"):
+        raise TypeError(f"{name} must hold {'integers' if dtype.kind == 'i' else 'numbers'}, not {array.dtype}")
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def as_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
+    """Flags of that shape, as a contiguous array."""
+    array = np.asarray(flags)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must hold bools, not {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def as_observations(policy: ActorCritic, observations: Any, leading: tuple[int, ...]) -> Array:
+    """Observations [*leading, *the policy's observation shape], or flattened ones, as a contiguous array."""
+    array = np.asarray(observations)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"observations must hold numbers, not {array.dtype}")
+    expected = (*leading, *policy.observation_shape)
+    if array.shape not in (expected, (*leading, policy.observation_size)):
+        raise ValueError(f"observations must have shape {expected}, not {array.shape}")
+    return np.ascontiguousarray(array)
 
 
 def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | None, shuffled: bool) -> Array:
     """The rows in the order of each epoch, int64 [epochs, number of rows]."""
     if order is not None:
-        given = np.ascontiguousarray(order, dtype=np.int64)
-        if given.ndim != 2 or len(given) != epochs or not (np.sort(given, 1) == np.sort(rows)).all():
+        given = as_column("order", order, (epochs, len(rows)), np.dtype(np.int64))
+        if not (np.sort(given, 1) == np.sort(rows)).all():
             raise ValueError(f"order must hold {epochs} permutations of the {len(rows)} rows that count")
         return given
     if not shuffled:
@@ -109,9 +151,9 @@ def learn(
     native = check_policy(policy, optimizer)
     if len(rows) == 0:
         raise ValueError("there is nothing to learn from: no row counts")
-    chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
     num_minibatches = -(-len(rows) // -(-len(rows) // minibatches))
     rates = _learning_rates(optimizer.lr if lr is None else lr, epochs * num_minibatches)
+    chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
     columns = {"log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
     step, diagnostics, finite = _core.update_policy(
         native.network,
@@ -158,41 +200,50 @@ def learn(
     return {name: float(value) for name, value in figures.items()}
 
 
-def as_arrays(rollout: Any) -> Rollout:
-    """A rollout of arrays or tensors as one of arrays."""
+def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
+    """A rollout of arrays or tensors as one of contiguous arrays, of the types that the kernels take."""
     if not isinstance(rollout, Rollout):
         raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
-    return rollout.numpy() if isinstance(rollout.rewards, torch.Tensor) else rollout
-
-
-def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
-    """The columns of a rollout that every update reads, checked."""
+    rollout = rollout.numpy()
     dtype, shape = policy.native().dtype, rollout.rewards.shape
-    size = policy.observation_size
-    if len(shape) != 2 or rollout.observations.size != (shape[0] + 1) * shape[1] * size:
-        raise ValueError(
-            f"a policy over {size} numbers needs observations of {(shape[0] + 1) * shape[1] * size} elements for "
-            f"rewards of shape {shape}, not of shape {rollout.observations.shape}"
-        )
-    distribution = policy.distribution
-    actions_dtype = np.dtype(np.int64) if distribution.action_dtype == torch.int64 else dtype
-    actions = as_column("actions", rollout.actions, (*shape, *distribution.action_shape), actions_dtype)
-    check_choices(distribution, actions)
-    experience = {
-        "observations": np.ascontiguousarray(rollout.observations),
-        "num_steps": shape[0],
-        "num_envs": shape[1],
-        "actions": actions,
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"rewards must have shape (T, N), not {shape}")
+    action_shape = policy.distribution.action_shape
+    checked = {
+        "observations": as_observations(policy, rollout.observations, (shape[0] + 1, shape[1])),
+        "actions": as_column("actions", rollout.actions, (*shape, *action_shape), actions_dtype(policy)),
+        "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), dtype),
+        **{name: as_column(name, getattr(rollout, name), shape, dtype) for name in _FLOATS},
+        **{name: as_flags(name, getattr(rollout, name), shape) for name in _FLAGS},
+        "mask": None if rollout.mask is None else as_flags("mask", rollout.mask, shape),
     }
+    check_choices(policy.distribution, checked["actions"])
     if policy.recurrent:
         if rollout.initial_hidden is None:
             raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
-        experience |= {
-            "starts": np.ascontiguousarray(rollout.starts, dtype=np.bool_),
-            "mask": None if rollout.mask is None else np.ascontiguousarray(rollout.mask, dtype=np.bool_),
-            "hidden": as_column("initial_hidden", rollout.initial_hidden, (shape[1], policy.hidden_size), dtype),
-        }
+        state = shape[1], policy.hidden_size
+        checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, dtype)
+    return dataclasses.replace(rollout, **checked)
+
+
+def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
+    """The columns of a checked rollout that every update reads."""
+    num_steps, num_envs = rollout.rewards.shape
+    experience = {
+        "observations": rollout.observations,
+        "num_steps": num_steps,
+        "num_envs": num_envs,
+        "actions": rollout.actions,
+    }
+    if policy.recurrent:
+        experience |= {"starts": rollout.starts, "mask": rollout.mask, "hidden": rollout.initial_hidden}
     return experience
+
+
+def actions_dtype(policy: ActorCritic) -> np.dtype[Any]:
+    """Of a policy's actions, as the kernels take them."""
+    whole = policy.distribution.action_dtype == torch.int64
+    return np.dtype(np.int64) if whole else policy.native().dtype
 
 
 def check_choices(distribution: Any, actions: Array) -> None:

@@ -13,13 +13,16 @@ from metafast import _core
 __all__ = ["NativePolicy"]
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
+_MOST_LAYERS = 16  # csrc/nn/network.hpp
 _SUPPORTED = "Linear, Tanh, ReLU, SiLU, Flatten and Identity, in Sequential"
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers of nested Sequentials in order, with their names."""
     if type(module) is nn.Sequential:
-        for child_name, child in module.named_children():
+        # Not named_children, which leaves out what comes a second time.
+        for child_name, child in module._modules.items():
+            assert child is not None
             yield from _layers(f"{name}.{child_name}", child)
     elif type(module) not in (nn.Identity, nn.Flatten):
         yield name, module
@@ -77,6 +80,7 @@ class NativePolicy:
         _list_parts(policy, parts)
         return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (
             [parameter.data_ptr() for parameter in self._parameters] == self._addresses
+            and all(parameter.requires_grad for parameter in self._parameters)
         )  # fmt: skip
 
     @staticmethod
@@ -95,9 +99,13 @@ class NativePolicy:
         tower: list[tuple[Any, ...]] = []
         for layer_name, layer in _layers(name, module):
             if type(layer) is nn.Linear:
+                if id(layer.weight) not in self._offsets:
+                    raise TypeError(f"the native engine has no parametrised weights as in {layer_name}")
                 bias = -1 if layer.bias is None else self._offsets[id(layer.bias)]
                 weight = self._offsets[id(layer.weight)]
                 tower.append((layer.in_features, layer.out_features, "identity", weight, bias))
+                if len(tower) > _MOST_LAYERS:
+                    raise TypeError(f"the native engine has at most {_MOST_LAYERS} layers in a row, {name} has more")
             elif type(layer) in _ACTIVATIONS and tower and tower[-1][2] == "identity":
                 tower[-1] = (*tower[-1][:2], _ACTIVATIONS[type(layer)], *tower[-1][3:])
             else:
@@ -110,8 +118,10 @@ class NativePolicy:
     def _gru(self, gru: nn.GRU | None) -> tuple[int, ...] | None:
         if gru is None:
             return None
-        if type(gru) is not nn.GRU or gru.num_layers != 1 or gru.bidirectional or not gru.bias:
-            raise TypeError(f"the native engine has a GRU of one layer, in one direction, with biases; not {gru}")
+        if type(gru) is not nn.GRU or gru.num_layers != 1 or gru.bidirectional or not gru.bias or gru.batch_first:
+            raise TypeError(
+                f"the native engine has a GRU of one layer, in one direction, with biases, over [T, N, ...]; not {gru}"
+            )
         names = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
         return gru.hidden_size, *(self._offsets[id(getattr(gru, name))] for name in names)
 

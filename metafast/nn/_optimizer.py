@@ -130,15 +130,18 @@ class Adam:
             raise ValueError("amsgrad and maximize are not available here")
         parameters = list(self.policy.parameters())
         if len(group["params"]) != len(parameters) or any(
-            state[index]["exp_avg"].shape != parameter.shape for index, parameter in enumerate(parameters) if state
+            index in state and state[index]["exp_avg"].shape != parameter.shape
+            for index, parameter in enumerate(parameters)
         ):
             raise ValueError("the state is of other parameters than the policy's")
         for name in ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay"):
             setattr(self, name, group.get(name, getattr(self, name)))
         self.betas = tuple(self.betas)  # type: ignore[assignment]
-        self.step_count = int(state[0]["step"]) if state else 0
+        # Torch has no moments of a parameter that never had a gradient.
+        self.step_count = max((int(each["step"]) for each in state.values()), default=0)
         for moments, name in ((self.first, "exp_avg"), (self.second, "exp_avg_sq")):
-            if state:
-                torch.cat([state[index][name].flatten() for index in range(len(parameters))], out=moments)
-            else:
-                moments.zero_()
+            parts = [
+                state[index][name].flatten() if index in state else moments.new_zeros(parameter.numel())
+                for index, parameter in enumerate(parameters)
+            ]
+            torch.cat(parts, out=moments)

@@ -10,9 +10,10 @@ import torch
 from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
 from metafast.nn._learning import (
-    as_arrays,
     as_column,
     check_numbers,
+    check_policy,
+    check_rollout,
     explained_variance,
     learn,
     list_rows,
@@ -31,27 +32,27 @@ def _estimate(
     policy: ActorCritic, rollout: Rollout, gamma: float, lam: float, advantages: Any, returns: Any
 ) -> tuple[Array, Array]:
     """The advantages and returns given, or by GAE."""
-    dtype, shape = policy.native().dtype, rollout.rewards.shape
-    if (advantages is None) != (returns is None):
-        raise ValueError("advantages and returns must be given together")
-    if advantages is not None:
+    if _are_given(advantages, returns):
+        dtype, shape = policy.native().dtype, rollout.rewards.shape
         return as_column("advantages", advantages, shape, dtype), as_column("returns", returns, shape, dtype)
-    columns = {"rewards": shape, "values": (shape[0] + 1, shape[1]), "final_values": shape}
-    rewards, values, final_values = (
-        as_column(name, getattr(rollout, name), expected, dtype) for name, expected in columns.items()
-    )
     estimated: tuple[Array, Array] = gae(
-        rewards,
-        values[:-1],
-        values[-1],
+        rollout.rewards,
+        rollout.values[:-1],
+        rollout.values[-1],
         rollout.terminated,
         rollout.truncated,
         gamma=gamma,
         lam=lam,
-        final_values=final_values,
+        final_values=rollout.final_values,
         mask=rollout.mask,
     )
     return estimated
+
+
+def _are_given(advantages: Any, returns: Any) -> bool:
+    if (advantages is None) != (returns is None):
+        raise ValueError("advantages and returns must be given together")
+    return advantages is not None
 
 
 def ppo_update(
@@ -136,14 +137,15 @@ def ppo_update(
         counts={"epochs": epochs, "minibatches": minibatches},
         positive={"value_clip": value_clip, "max_grad_norm": max_grad_norm, "target_kl": target_kl},
         not_negative={"clip": clip, "value_coef": value_coef, "entropy_coef": entropy_coef},
+        fractions={"gamma": gamma, "lam": lam},
     )
-    rollout = as_arrays(rollout)
+    check_policy(policy, optimizer)
+    rollout = check_rollout(policy, rollout)
     experience = read_rollout(policy, rollout)
     advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
-    shape, dtype = rollout.rewards.shape, policy.native().dtype
-    values = as_column("values", rollout.values, (shape[0] + 1, shape[1]), dtype)[:-1]
+    values = rollout.values[:-1]
     experience |= {
-        "log_probs": as_column("log_probs", rollout.log_probs, shape, dtype),
+        "log_probs": rollout.log_probs,
         "advantages": advantages,
         "returns": returns,
         "values": values,
@@ -153,7 +155,7 @@ def ppo_update(
         optimizer,
         experience,
         surrogate="clipped",
-        rows=list_rows(policy, shape, rollout.mask),
+        rows=list_rows(policy, rollout.rewards.shape, rollout.mask),
         epochs=epochs,
         minibatches=minibatches,
         order=order,
@@ -194,11 +196,12 @@ def a2c_update(
     Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", with GAE.
     """
     check_numbers(
-        counts={},
         positive={"max_grad_norm": max_grad_norm},
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
+        fractions={"gamma": gamma, "lam": lam},
     )
-    rollout = as_arrays(rollout)
+    check_policy(policy, optimizer)
+    rollout = check_rollout(policy, rollout)
     experience = read_rollout(policy, rollout)
     advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
     experience |= {"advantages": advantages, "returns": returns}
@@ -254,22 +257,24 @@ returns
     Williams 1992, "Simple Statistical Gradient-Following Algorithms", with returns from each step on.
     """
     check_numbers(
-        counts={},
         positive={"max_grad_norm": max_grad_norm},
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
+        fractions={"gamma": gamma},
     )
-    rollout = as_arrays(rollout)
+    check_policy(policy, optimizer)
+    rollout = check_rollout(policy, rollout)
     experience = read_rollout(policy, rollout)
     shape, dtype = rollout.rewards.shape, policy.native().dtype
     mask = np.ones(shape, np.bool_) if rollout.mask is None else rollout.mask
     ended = rollout.ended & mask
-    if not baseline and advantages is None:
+    given = _are_given(advantages, returns)
+    if not baseline and not given:
         mask = mask & (ended[::-1].cumsum(0)[::-1] > 0)
     # Of each environment the episodes that end, and the one that the rollout's end cuts.
     episodes = ended.sum() + (mask[-1] & ~ended[-1]).sum()
-    if advantages is None:
+    if not given:
         returns = discounted_returns(
-            as_column("rewards", rollout.rewards, shape, dtype),
+            rollout.rewards,
             rollout.terminated,
             rollout.truncated,
             gamma=gamma,
@@ -277,11 +282,8 @@ returns
             final_values=rollout.final_values if baseline else None,
         )
         advantages = returns - rollout.values[:-1] if baseline else returns
-    advantages, returns = (
-        as_column("advantages", advantages, shape, dtype),
-        as_column("returns", returns, shape, dtype),
-    )
-    experience |= {"advantages": advantages, "returns": returns}
+    returns = as_column("returns", returns, shape, dtype)
+    experience |= {"advantages": as_column("advantages", advantages, shape, dtype), "returns": returns}
     if policy.recurrent:
         experience["mask"] = np.ascontiguousarray(mask)
     if not mask.any():
@@ -299,4 +301,4 @@ returns
         max_grad_norm=max_grad_norm,
         lr=lr,
     )
-    return figures | {"explained_variance": explained_variance(rollout.values[:-1], experience["returns"], mask)}
+    return figures | {"explained_variance": explained_variance(rollout.values[:-1], returns, mask)}
