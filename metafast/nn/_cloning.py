@@ -32,8 +32,8 @@ Figures = dict[str, float]
 class Demonstrations(NamedTuple):
     """What a policy imitates: observations [T, N, ...] or [N, ...] and actions of the same leading shape.
 
-    Of a recurrent policy or teacher `starts`, bool [T, N], marks the first observations of episodes. The policy, or where
-    that has no memory the teacher, begins with `hidden`, [N, hidden size], or zeros.
+    Of a recurrent policy or teacher `starts`, bool [T, N], marks the first observations of episodes. The policy, or
+    where that has no memory the teacher, begins with `hidden`, [N, hidden size], or zeros.
     """
 
     observations: Array

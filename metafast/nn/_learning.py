@@ -1,6 +1,5 @@
 """What all native updates share: checks of what they are given, the call of the kernel, the figures it returns."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -209,7 +208,7 @@ def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"rewards must have shape (T, N), not {shape}")
     action_shape = policy.distribution.action_shape
-    checked = {
+    checked: dict[str, Any] = {
         "observations": as_observations(policy, rollout.observations, (shape[0] + 1, shape[1])),
         "actions": as_column("actions", rollout.actions, (*shape, *action_shape), actions_dtype(policy)),
         "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), dtype),
@@ -223,7 +222,7 @@ def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
             raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
         state = shape[1], policy.hidden_size
         checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, dtype)
-    return dataclasses.replace(rollout, **checked)
+    return Rollout(**{**vars(rollout), **checked})
 
 
 def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:

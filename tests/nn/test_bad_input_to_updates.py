@@ -37,8 +37,15 @@ def test_kinds_of_arguments(update):
     with pytest.raises(TypeError, match=r"optimizer must be a metafast\.nn\.Adam, not Adam"):
         update(policy, torch.optim.Adam(policy.parameters()), data)
     unchanged(ValueError, "optimizer was made for another policy", update, policy, data, Adam(make_policy()))
-    if update is not clone_update:
-        unchanged(TypeError, "NumPy arrays, not torch tensors", update, policy, data.torch())
+
+
+@every_update
+def test_tensors_are_as_good_as_arrays(update):
+    policies = [make_policy(), make_policy()]
+    for policy, data in zip(policies, (make_rollout(policies[0]), make_rollout(policies[0]).torch()), strict=True):
+        torch.manual_seed(0)
+        update(policy, Adam(policy), data)
+    np.testing.assert_array_equal(policies[0].native().array, policies[1].native().array)
 
 
 NUMBERS = {
@@ -168,8 +175,11 @@ ORDERS = {
 @pytest.mark.parametrize("update", [ppo_update, clone_update])
 def test_orders(update, name):
     policy = make_policy()
-    message = "order must hold 1 permutations of the 35 rows"
-    unchanged(ValueError, message, update, policy, make_rollout(policy), epochs=1, order=ORDERS[name])
+    error, message = {
+        "another row": (ValueError, "order must hold 1 permutations of the 35 rows"),
+        "fractions": (TypeError, "order must hold integers, not float64"),
+    }.get(name, (ValueError, r"order must have shape \(1, 35\), not"))
+    unchanged(error, message, update, policy, make_rollout(policy), epochs=1, order=ORDERS[name])
 
 
 def test_nothing_to_learn_from():
@@ -187,7 +197,7 @@ def test_demonstrations():
     data = make_rollout(policy)
     rows = data.observations[:-1]
     unchanged(ValueError, "actions to imitate, or a teacher", clone_update, policy, Demonstrations(rows))
-    unchanged(ValueError, "do not fit", clone_update, policy, Demonstrations(rows, data.actions[1:]))
+    unchanged(ValueError, "actions must have shape", clone_update, policy, Demonstrations(rows, data.actions[1:]))
     unchanged(ValueError, "over 3 numbers", clone_update, policy, Demonstrations(rows[..., :2], data.actions))
     unchanged(ValueError, "weights must have shape|weights", clone_update, policy, data, weights=np.ones(7))
     other = make_policy("two_choices")
