@@ -325,7 +325,7 @@ class ActorCritic(nn.Module):
             raise ValueError("this policy was made with normalize_observations=False")
         rows = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
         if len(rows) == 0:
-            raise ValueError("observations must hold at least one row")
+            return
         device = self.observation_mean.device
         count = float(self.observation_count)
         total = count + len(rows)

@@ -177,6 +177,7 @@ def test_orders(update, name):
     policy = make_policy()
     error, message = {
         "another row": (ValueError, "order must hold 1 permutations of the 35 rows"),
+        "a row twice": (ValueError, "order must hold 1 permutations of the 35 rows"),
         "fractions": (TypeError, "order must hold integers, not float64"),
     }.get(name, (ValueError, r"order must have shape \(1, 35\), not"))
     unchanged(error, message, update, policy, make_rollout(policy), epochs=1, order=ORDERS[name])
@@ -198,7 +199,7 @@ def test_demonstrations():
     rows = data.observations[:-1]
     unchanged(ValueError, "actions to imitate, or a teacher", clone_update, policy, Demonstrations(rows))
     unchanged(ValueError, "actions must have shape", clone_update, policy, Demonstrations(rows, data.actions[1:]))
-    unchanged(ValueError, "over 3 numbers", clone_update, policy, Demonstrations(rows[..., :2], data.actions))
+    unchanged(ValueError, "observations must have shape", clone_update, policy, Demonstrations(rows[..., :2], data.actions))
     unchanged(ValueError, "weights must have shape|weights", clone_update, policy, data, weights=np.ones(7))
     other = make_policy("two_choices")
     unchanged(ValueError, "another action space", clone_update, policy, data, teacher=other)

@@ -54,11 +54,11 @@ def test_modes():
 
 def test_actions_reach_the_environment_in_its_own_terms():
     assert Categorical(spaces.Discrete(3, start=-1)).to_environment(np.array([0, 2])).tolist() == [-1, 1]
-    two_class = Bernoulli(spaces.Discrete(2)).to_environment(np.array([[1.0], [0.0]], np.float32))
+    two_class = Bernoulli(spaces.Discrete(2)).to_environment(np.array([[1], [0]]))
     assert two_class.dtype == np.int64
     assert two_class.tolist() == [1, 0]
     binary = spaces.MultiBinary((2, 2))
-    assert Bernoulli(binary).to_environment(np.ones((5, 4), np.float32))[0] in binary
+    assert Bernoulli(binary).to_environment(np.ones((5, 4), np.int64))[0] in binary
     scaled = DiagonalGaussian(BOX).to_environment(np.array([[-1.0, -1.0], [0.0, 0.0], [9.0, 9.0]], np.float32))
     assert scaled.tolist() == [[-2.0, 0.0], [0.0, 0.5], [2.0, 1.0]]
     assert scaled.dtype == BOX.dtype
