@@ -64,7 +64,7 @@ py::tuple answer(const PolicyNetwork& policy, const py::array& parameters, const
       else return nn_kernels().float64;
     }();
     const T* const values_of = array_data<const T>(parameters, network.num_parameters, "parameters");
-    if (observations.size() != count * network.observation_size)
+    if (observations.size() != count * network.observation_size || !(observations.flags() & py::array::c_style))
       throw py::value_error("observations do not have the network's size");
     const Observations<T> rows = observations_of<T>(network, observations, statistics);
     T* const state =

@@ -36,7 +36,6 @@ RolloutOutcome EnvBatch::rollout(RolloutPlan<T> plan) {
   threads = static_cast<int>(std::min<std::int64_t>(threads, tiles));
   ScratchBlocks scratch(kernel.scratch_size(plan.network) * static_cast<std::int64_t>(sizeof(T)), threads);
   std::vector<RolloutOutcome> outcomes(static_cast<std::size_t>(tiles));
-  was_reset_ = false;  // until all have come as far as the others
   try {
     for_each_slice_interruptibly(
         tiles,
@@ -48,7 +47,7 @@ RolloutOutcome EnvBatch::rollout(RolloutPlan<T> plan) {
         },
         threads);
   } catch (...) {
-    was_reset_ = static_cast<bool>(saved_state_);
+    was_reset_ = static_cast<bool>(saved_state_);  // else some have come further than others
     undone(0);
     throw;
   }

@@ -52,7 +52,7 @@ struct RolloutPlan {
 
 struct RolloutOutcome {
   std::int64_t failed_env;   // where the user's code raised in `failed_step`, or -1
-  std::int64_t failed_step;
+  std::int64_t failed_step;  // -1: before the first
   std::int64_t unusable_env;  // where the policy's outputs were no distribution, or -1: it then stopped
   std::int64_t unusable_step;
 };

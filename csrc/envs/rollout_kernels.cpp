@@ -35,7 +35,7 @@ class TileRollout {
   }
 
   RolloutOutcome run() {
-    RolloutOutcome outcome = {-1, 0, -1, 0};
+    RolloutOutcome outcome = {-1, -1, -1, 0};
     load_hidden();
     TileDriver driver(batch_, begin_, end_);
     outcome.failed_env = driver.observe(-1, nullptr, observations_at(0) + begin_ * batch_.observation_bytes);
@@ -142,7 +142,9 @@ class TileRollout {
       for (std::int64_t c = 0; c < count; ++c) {
         arrays_.log_probs[row + first + c] = log_probs_[c];
         arrays_.values[row + first + c] = pass_.state_value[c];
-        if (!(log_probs_[c] - log_probs_[c] == T(0)) && unusable < 0) unusable = first + c;
+        // Of an environment that is only reset nobody asks for an action.
+        const bool usable = log_probs_[c] - log_probs_[c] == T(0) || batch_.ended[first + c];
+        if (!usable && unusable < 0) unusable = first + c;
       }
       if (network_.gru.width > 0)
         for (std::int64_t i = 0; i < network_.gru.width * columns; ++i) state[i] = next_hidden_[i];
@@ -177,7 +179,9 @@ class TileRollout {
         for (std::int64_t c = 0; c < count; ++c) {
           const T action = actions_[k * columns + c];
           arrays_.real_actions[(row + first + c) * size + k] = action;
-          double scaled = to.centre[k] + to.half_range[k] * static_cast<double>(action);
+          double scaled = to.half_range[k] * static_cast<double>(action);
+          __asm__("" : "+m"(scaled));  // rounded by itself, as where NumPy does the same
+          scaled += to.centre[k];
           scaled = scaled > to.high[k] ? to.high[k] : scaled;
           env_actions[(first + c) * size + k] = static_cast<Real>(scaled < to.low[k] ? to.low[k] : scaled);
         }

@@ -32,10 +32,11 @@ void descend(const AdamOptions& options, T* __restrict parameters, const T* __re
              T* __restrict second, std::int64_t begin, std::int64_t end) {
   const T gradient_scale = T(options.gradient_scale), learning_rate = T(options.learning_rate);
   const T decay = options.decoupled ? T(0) : T(options.weight_decay);
+  const bool decays = decay != T(0);  // 0 times an infinite parameter would be none
   const T shrink = options.decoupled ? T(1 - options.learning_rate * options.weight_decay) : T(1);
   if (options.plain) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const T g = gradient[i] * gradient_scale + decay * parameters[i];
+      const T g = gradient[i] * gradient_scale + (decays ? decay * parameters[i] : T(0));
       parameters[i] = shrink * parameters[i] - learning_rate * g;
     }
     return;
@@ -45,7 +46,7 @@ void descend(const AdamOptions& options, T* __restrict parameters, const T* __re
   const T step_size = T(options.learning_rate / (1 - __builtin_pow(options.beta_1, steps)));
   const T second_scale = T(1 / (1 - __builtin_pow(options.beta_2, steps)));
   for (std::int64_t i = begin; i < end; ++i) {
-    const T g = gradient[i] * gradient_scale + decay * parameters[i];
+    const T g = gradient[i] * gradient_scale + (decays ? decay * parameters[i] : T(0));
     first[i] += (T(1) - beta_1) * (g - first[i]);
     second[i] = beta_2 * second[i] + (T(1) - beta_2) * g * g;
     const T deviation = T(__builtin_sqrt(static_cast<T>(second[i] * second_scale))) + epsilon;

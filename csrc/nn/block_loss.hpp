@@ -53,17 +53,18 @@ class BlockLoss {
     const auto take_rows = [&](const auto* from, std::int64_t row_size, T* to) {
       for (std::int64_t k = 0; k < row_size; ++k)
         for (std::int64_t c = 0; c < columns_; ++c)
-          to[k * columns_ + c] = c < count ? static_cast<T>(from[rows[c] * row_size + k]) : T(0);
+          to[k * columns_ + c] = weight_[c] != T(0) ? static_cast<T>(from[rows[c] * row_size + k]) : T(0);
     };
     if (experience.whole_actions != nullptr) take_rows(experience.whole_actions, size, actions_);
     if (experience.real_actions != nullptr) take_rows(experience.real_actions, size, actions_);
     if (experience.teacher != nullptr) {
       const std::int64_t width = distribution_size(network_.head);
       take_rows(experience.teacher, width, teacher_);
-      // A sigma of 0 beyond the samples would be divided by.
+      // A sigma of 0 where there is no sample would be divided by.
       if (is_gaussian(network_.head))
         for (std::int64_t k = size; k < width; ++k)
-          for (std::int64_t c = count; c < columns_; ++c) teacher_[k * columns_ + c] = T(1);
+          for (std::int64_t c = 0; c < columns_; ++c)
+            if (weight_[c] == T(0)) teacher_[k * columns_ + c] = T(1);
     }
   }
 

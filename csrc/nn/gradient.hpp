@@ -38,11 +38,15 @@ template <class T>
 void run_heads_backwards(const Network& network, const T* parameters, const Pass<T>& pass, BlockLoss<T>& loss,
                          T* features_gradient, bool with_value, BackwardMemory<T>& memory) {
   memory.scratch.transposed_of = nullptr;
-  run_tower_backwards(network.policy, network.head.num_outputs, parameters, pass.features, pass.columns, pass.policy, loss.output_gradient(),
-                      memory.other, features_gradient, false, memory.scratch);
-  if (with_value)
-    run_tower_backwards(network.value, 1, parameters, pass.features, pass.columns, pass.value, loss.value_gradient(),
-                        memory.other, features_gradient, true, memory.scratch);
+  const auto run = [&](const Tower& tower, std::int64_t rows, const TowerTape<T>& tape, const T* gradient,
+                       bool accumulate) {
+    // The tower's way back goes to and fro between two memories as wide as its widest layer.
+    for (std::int64_t i = 0; i < rows * pass.columns; ++i) memory.delta[i] = gradient[i];
+    run_tower_backwards(tower, rows, parameters, pass.features, pass.columns, tape, memory.delta, memory.other,
+                        features_gradient, accumulate, memory.scratch);
+  };
+  run(network.policy, network.head.num_outputs, pass.policy, loss.output_gradient(), false);
+  if (with_value) run(network.value, 1, pass.value, loss.value_gradient(), true);
 }
 
 template <class T>
@@ -66,6 +70,17 @@ void add_gradient_of_rows(const Network& network, const T* parameters, const Exp
   if (has_trunk)
     run_tower_backwards(network.trunk, 0, parameters, pass.observation, columns, pass.trunk, memory.features,
                         memory.delta, static_cast<T*>(nullptr), false, memory.scratch);
+}
+
+// What is not finite in a row that does not count must not reach a weight by way of 0 times infinity.
+template <class T>
+void clear_unusable(const std::uint8_t* mask, const std::int64_t* rows, std::int64_t count, std::int64_t columns,
+                    const Network& network, T* observation) {
+  for (std::int64_t c = 0; c < count; ++c)
+    for (std::int64_t k = 0; !mask[rows[c]] && k < network.observation_size; ++k) {
+      T& element = observation[k * columns + c];
+      element = element - element == T(0) ? element : T(0);
+    }
 }
 
 // Backpropagation through time, over the starts of episodes, where the state is zeroed and no gradient passes.
@@ -113,6 +128,7 @@ void add_gradient_of_sequences(const Network& network, const T* parameters, cons
     rows_of(step);
     Pass<T> pass = pass_of(step);
     take_observations(experience.observations, rows, count, columns, pass.observation);
+    if (experience.mask != nullptr) clear_unusable(experience.mask, rows, count, columns, network, pass.observation);
     loss.take(experience, rows, count, experience.mask);
     T* const state = states + step * size;
     clear_started(step, state);

@@ -68,9 +68,9 @@ struct AdamOptions {
   double gradient_scale;  // what shortens a long gradient
 };
 
-// Elements of scratch that `add_gradient` needs for slices of at most `samples` rows (or environments where recurrent).
 template <class T>
 struct LearningKernels {
+  // Elements of scratch that add_gradient needs for slices of at most `samples` rows (or environments where recurrent).
   std::int64_t (*scratch_size)(const Network& network, std::int64_t samples, std::int64_t num_steps);
   // Adds to gradient [num_parameters] and diagnostics [kNumDiagnostics] what the rows `indices` (of a recurrent network:
   // the environments) contribute, in an order that depends on nothing else.

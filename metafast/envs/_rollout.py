@@ -139,7 +139,7 @@ def rollout(
     Notes
     -----
     Where a user's environment raises, its error is raised as from ``env.step``, with the environments as they were
-    before that step.
+    before that step. After Ctrl-C a built-in environment must be reset, and a user's is as it was before the call.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def rollout(
     num_steps = check_whole_number("num_steps", num_steps, 1, 2**40)
     if env.autoreset_mode is AutoresetMode.DISABLED:
         raise ValueError("rollout resets environments itself: make env with autoreset_mode='same_step' or 'next_step'")
-    if env.closed or not env._batch.was_reset:
+    if not env._batch.was_reset:
         raise ResetNeeded("call reset before rollout")
     native = policy.native()
     space, distribution = env.single_observation_space, policy.distribution
@@ -194,7 +194,6 @@ def rollout(
         arrays["hidden"] = arrays["initial_hidden"].copy()
     elif hidden is not None:
         raise ValueError("hidden must be None: the policy has no GRU")
-    before = env.get_state() if env._environment.undoable else None
     failed, failed_step, unusable, unusable_step = _core.rollout(
         env._batch,
         native.network,
@@ -206,9 +205,8 @@ def rollout(
         policy.draw_key(generator),
         deterministic,
     )
-    if failed >= 0:
-        assert before is not None
-        _raise_again(env, arrays["actions"][: failed_step + 1], distribution)
+    if failed >= 0 and (unusable < 0 or failed_step <= unusable_step):
+        _raise_again(env, failed, arrays["actions"][: failed_step + 1], distribution)
     if unusable >= 0:
         raise ValueError(
             f"the policy's outputs are not finite at step {unusable_step} of environment {unusable}: its parameters or "
@@ -243,8 +241,10 @@ def _checked_hidden(hidden: Any, num_envs: int, width: int, dtype: np.dtype[Any]
     return np.array(hidden, dtype=dtype, order="C")
 
 
-def _raise_again(env: NativeVectorEnv, actions: Array, distribution: Any) -> None:
-    """Step to where the user's code raised, so that the error is `step`'s own."""
+def _raise_again(env: NativeVectorEnv, failed: int, actions: Array, distribution: Any) -> None:
+    """Step to where the user's code raised in environment `failed`, so that the error is `step`'s own."""
+    if len(actions) == 0:
+        env._settled(failed)
     for action in actions:
         env.step(distribution.to_environment(action))
     raise RuntimeError("the environment raised in a rollout, but not when its steps were repeated: it is not pure")

@@ -176,8 +176,9 @@ class DiagonalGaussian:
         self.action_shape: tuple[int, ...] = (size,)
         self.space = space
         bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
-        self.centre = (space.low + space.high) / 2 if bounded else np.zeros(space.shape, space.dtype)
-        self.half_range = (space.high - space.low) / 2 if bounded else np.ones(space.shape, space.dtype)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self.centre = (low + high) / 2 if bounded else np.zeros(space.shape)
+        self.half_range = (high - low) / 2 if bounded else np.ones(space.shape)
 
     def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
         """Standard normal numbers [num_steps, num_envs, components]."""
@@ -203,6 +204,7 @@ class DiagonalGaussian:
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """What the environment takes, within its bounds."""
+        # In float64 whatever the types are, as the kernels do (csrc/envs/rollout_kernels.cpp).
         scaled = self.centre + self.half_range * actions.reshape(*actions.shape[:-1], *self.space.shape)
         clipped: np.ndarray = np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
         return clipped

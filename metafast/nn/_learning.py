@@ -34,6 +34,7 @@ Figures = dict[str, float]
 
 _FLOATS = "log_probs", "rewards", "final_values"
 _FLAGS = "terminated", "truncated", "starts"
+_REQUIRED = "observations", "actions", "values", *_FLOATS, *_FLAGS
 
 # The columns of the kernels' diagnostics (csrc/nn/learning.hpp), each a sum over the rows of a minibatch.
 _OBJECTIVE, _VALUE_ERROR, _ENTROPY, _DIVERGENCE, _CLIPPED, _ROWS, _GRAD_NORM = range(7)
@@ -95,8 +96,8 @@ def as_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
 def as_observations(policy: ActorCritic, observations: Any, leading: tuple[int, ...]) -> Array:
     """Observations [*leading, *the policy's observation shape], or flattened ones, as a contiguous array."""
     array = np.asarray(observations)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"observations must hold numbers, not {array.dtype}")
+    if array.dtype.kind not in "fiub" or not array.dtype.isnative or isinstance(observations, np.ma.MaskedArray):
+        raise TypeError(f"observations must hold numbers in this machine's byte order, none masked, not {array.dtype}")
     expected = (*leading, *policy.observation_shape)
     if array.shape not in (expected, (*leading, policy.observation_size)):
         raise ValueError(f"observations must have shape {expected}, not {array.shape}")
@@ -154,29 +155,37 @@ def learn(
     rates = _learning_rates(optimizer.lr if lr is None else lr, epochs * num_minibatches)
     chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
     columns = {"log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
-    step, diagnostics, finite = _core.update_policy(
-        native.network,
-        native.array,
-        optimizer.native(),
-        {**columns, "statistics": policy.native_statistics(), "mask": None, **experience},
-        {
-            "surrogate": surrogate,
-            "clip": clip,
-            "value_clip": value_clip or 0.0,
-            "value_coef": value_coef,
-            "entropy_coef": entropy_coef,
-        },
-        {
-            "order": chosen,
-            "minibatches": minibatches,
-            "learning_rates": rates,
-            "num_units": num_units,
-            "max_grad_norm": max_grad_norm or 0.0,
-            "target_kl": target_kl or 0.0,
-            "normalize_advantages": normalize_advantages,
-        },
-    )
-    optimizer.step_count = step
+    if not optimizer.in_use.acquire(blocking=False):
+        raise RuntimeError("another thread is updating this policy; give each thread a policy and optimizer of its own")
+    try:
+        step, diagnostics, finite = _core.update_policy(
+            native.network,
+            native.array,
+            optimizer.native(),
+            {**columns, "statistics": policy.native_statistics(), "mask": None, **experience},
+            {
+                "surrogate": surrogate,
+                "clip": clip,
+                "value_clip": value_clip or 0.0,
+                "value_coef": value_coef,
+                "entropy_coef": entropy_coef,
+            },
+            {
+                "order": chosen,
+                "minibatches": minibatches,
+                "learning_rates": rates,
+                "num_units": num_units,
+                "max_grad_norm": max_grad_norm or 0.0,
+                "target_kl": target_kl or 0.0,
+                "normalize_advantages": normalize_advantages,
+            },
+        )
+        optimizer.step_count = step
+    finally:
+        optimizer.in_use.release()
+    # Autograd then refuses a backward pass through what was computed with the parameters before.
+    for parameter in policy.parameters():
+        torch.autograd.graph.increment_version(parameter)
     if not finite:
         raise ValueError(
             f"the gradient of minibatch {len(diagnostics)} is not finite (NaN or infinity in the rollout or in the "
@@ -203,6 +212,9 @@ def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
     """A rollout of arrays or tensors as one of contiguous arrays, of the types that the kernels take."""
     if not isinstance(rollout, Rollout):
         raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
+    missing = [name for name in _REQUIRED if getattr(rollout, name) is None]
+    if missing:
+        raise TypeError(f"{missing[0]} must be an array, not None")
     rollout = rollout.numpy()
     dtype, shape = policy.native().dtype, rollout.rewards.shape
     if len(shape) != 2 or 0 in shape:

@@ -19,6 +19,8 @@ _SUPPORTED = "Linear, Tanh, ReLU, SiLU, Flatten and Identity, in Sequential"
 
 def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers of nested Sequentials in order, with their names."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(f"the native engine calls no hooks, but {name} has some")
     if type(module) is nn.Sequential:
         # Not named_children, which leaves out what comes a second time.
         for child_name, child in module._modules.items():
@@ -80,7 +82,7 @@ class NativePolicy:
         _list_parts(policy, parts)
         return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (
             [parameter.data_ptr() for parameter in self._parameters] == self._addresses
-            and all(parameter.requires_grad for parameter in self._parameters)
+            and all(parameter.requires_grad and parameter.is_contiguous() for parameter in self._parameters)
         )  # fmt: skip
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Adam, for the native updates."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Adam:
         decoupled_weight_decay: bool = False,
         plain: bool = False,
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas) or len(betas) != 2:
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, not {betas}")
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             if not (value >= 0 and np.isfinite(value)):
@@ -69,6 +70,7 @@ class Adam:
         self.decoupled_weight_decay = decoupled_weight_decay
         self.plain = plain
         self.step_count = 0
+        self.in_use = threading.Lock()
         size = sum(parameter.numel() for parameter in policy.parameters())
         self.first = torch.zeros(size, dtype=policy.dtype)
         self.second = torch.zeros(size, dtype=policy.dtype)

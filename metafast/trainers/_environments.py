@@ -33,10 +33,10 @@ def make(
     if env_id == breast_cancer.ENV_ID and backend == "native":
         return breast_cancer.make_vec(num_envs, split=split)
     env: AnyVectorEnv
+    users = _find_users(env_id) if backend == "native" and ":" in env_id else None
     try:
         if backend == "native":
             options: dict[str, Any] = {"num_threads": num_threads, "autoreset_mode": "same_step"}
-            users = _find_users(env_id) if ":" in env_id else None
             env = users.make_vec(num_envs, **options) if users else metafast.envs.make_vec(env_id, num_envs, **options)
         else:
             env = gymnasium.make_vec(
@@ -65,8 +65,11 @@ def _find_users(place: str) -> metafast.envs.CompiledEnv:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-    except (ImportError, OSError) as error:
-        raise UsageError(f"{module_name} of the environment {place!r} cannot be imported: {error}") from error
+    except Exception as error:
+        # Whatever the user's code raises while it is imported.
+        raise UsageError(
+            f"{module_name} of the environment {place!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     found = getattr(module, name, None)
     if not isinstance(found, metafast.envs.CompiledEnv):
         known = [key for key, value in vars(module).items() if isinstance(value, metafast.envs.CompiledEnv)]

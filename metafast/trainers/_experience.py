@@ -1,7 +1,7 @@
 """Collecting experience with either engine: the fused native loop, or torch and an environment of any kind."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -40,22 +40,33 @@ class Player:
 NATIVE_ALGORITHMS = ("ppo", "a2c", "reinforce", "reinforce-baseline")
 
 
-def choose_engine(engine: Engine, algorithm: str, env: AnyVectorEnv, actor: Actor) -> tuple[str, str]:
+class Options(Protocol):
+    """The options that decide the engine."""
+
+    engine: Engine
+    algorithm: Any
+    epochs: int
+    minibatches: int
+
+
+def choose_engine(config: Options, env: AnyVectorEnv, actor: Actor) -> tuple[str, str]:
     """The engine to use, "native" or "torch", and the reason; raise where "native" is asked for and cannot be."""
     reason = "as asked for"
-    if engine != "torch":
-        reason = _missing(algorithm, env, actor)
-    if reason and engine == "native":
+    if config.engine != "torch":
+        reason = _missing(config, env, actor)
+    if reason and config.engine == "native":
         raise UsageError(f"the native engine cannot be used: {reason}")
-    if engine == "torch" or reason:
+    if config.engine == "torch" or reason:
         return "torch", reason
     return "native", "rollouts and updates run in kernels"
 
 
-def _missing(algorithm: str, env: AnyVectorEnv, actor: Actor) -> str:
+def _missing(config: Options, env: AnyVectorEnv, actor: Actor) -> str:
     """What the native engine lacks, or nothing."""
-    if algorithm not in NATIVE_ALGORITHMS:
-        return f"{algorithm} has no native update"
+    if config.algorithm not in NATIVE_ALGORITHMS:
+        return f"{config.algorithm} has no native update"
+    if config.algorithm != "ppo" and (config.epochs > 1 or config.minibatches > 1):
+        return f"the native update of {config.algorithm} takes a rollout once and whole"
     if not isinstance(env, NativeVectorEnv):
         return "the environment is not native"
     if actor.device.type != "cpu":
@@ -106,6 +117,7 @@ def _collect_natively(env: AnyVectorEnv, actor: Actor, _: np.ndarray, num_steps:
         env, actor.policy, num_steps, hidden=actor.hidden, generator=actor.generator, deterministic=greedy
     ).torch()
     actor.hidden = None if rollout.hidden is None else rollout.hidden.numpy()
+    actor.starts = rollout.ended[-1]
     return rollout
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import time
+import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,25 +30,28 @@ def _parse_values(config: Any, text: str) -> tuple[str, list[Any]]:
     known = [field.name for field in dataclasses.fields(config) if field.name not in _NOT_VARIED]
     if not equals or name not in known:
         raise UsageError(f"vary takes NAME=VALUE,VALUE,... with one of {', '.join(known)}, not {text!r}")
-    present = getattr(config, name)
-    return name, [_parse_value(name, value, present) for value in values.split(",")]
+    each = values.split(",")
+    if len(each) > config.population:
+        raise UsageError(f"vary has {len(each)} values of {name}, but the population only {config.population} members")
+    hint = typing.get_type_hints(type(config))[name]
+    optional = type(None) in typing.get_args(hint)
+    return name, [None if value == "None" and optional else _parse_value(name, value, hint) for value in each]
 
 
-def _parse_value(name: str, value: str, present: Any) -> Any:
-    if value == "None":
-        return None
-    if isinstance(present, bool):
+def _parse_value(name: str, value: str, hint: Any) -> Any:
+    kinds = {kind for kind in (hint, typing.get_origin(hint), *typing.get_args(hint)) if isinstance(kind, type)}
+    if bool in kinds:
         if value not in ("True", "False"):
             raise UsageError(f"{name} must be True or False, not {value!r}")
         return value == "True"
-    if isinstance(present, str):
-        return value
+    if typing.get_origin(hint) is typing.Literal or str in kinds:
+        return value  # which the options check
     try:
-        if isinstance(present, tuple):
+        if tuple in kinds:
             return tuple(int(size) for size in value.split("x"))
-        return int(value) if isinstance(present, int) else float(value)
+        return float(value) if float in kinds else int(value)
     except ValueError:
-        kind = "numbers with an x between them" if isinstance(present, tuple) else "a number"
+        kind = "numbers with an x between them" if tuple in kinds else "a number"
         raise UsageError(f"{name} must be {kind}, not {value!r}") from None
 
 
@@ -101,7 +105,7 @@ def _train_unless(
 ) -> dict[str, Any] | None:
     if interruption.requested:
         return None
-    return train_one(member, shown=False)
+    return train_one(member, shown=False, interruption=interruption)
 
 
 def _summary(config: Any, member: Any, result: dict[str, Any] | None) -> dict[str, Any]:

@@ -167,7 +167,9 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     try:
         contents = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"{run_dir} is not a run directory: it has no config.json") from None
+        hint = f"; it holds a population: name one of its members, as {run_dir}/member-0"
+        members = (path.parent / "member-0").exists()
+        raise UsageError(f"{run_dir} is not a run directory: it has no config.json{hint if members else ''}") from None
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(contents, dict):

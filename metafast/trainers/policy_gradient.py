@@ -10,6 +10,8 @@ import dataclasses
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,14 +148,18 @@ class Batch:
     hidden: Tensor | None = None
     mask: Tensor | None = None
 
-    def shuffled(self, minibatches: int, generator: torch.Generator) -> "list[Batch]":
-        """Cut into `minibatches` parts at random."""
-        if minibatches == 1:
-            return [self]
+    def shuffled(self, minibatches: int, epochs: int, generator: torch.Generator) -> "Iterator[list[Batch]]":
+        """Cut into `minibatches` parts at random, once for each epoch."""
         recurrent = self.hidden is not None
         rows = self.returns.shape[1] if recurrent else len(self.returns)
-        order = torch.randperm(rows, generator=generator).to(self.returns.device)
-        return [self._select(part, recurrent) for part in order.chunk(minibatches)]
+        # All are drawn at once, so that epochs which are left out change nothing later.
+        orders = [torch.randperm(rows, generator=generator) for _ in range(epochs if minibatches > 1 else 0)]
+        for epoch in range(epochs):
+            if minibatches == 1:
+                yield [self]
+            else:
+                parts = orders[epoch].to(self.returns.device).chunk(minibatches)
+                yield [self._select(part, recurrent) for part in parts]
 
     def _select(self, rows: Tensor, recurrent: bool) -> "Batch":
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -234,17 +240,24 @@ def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor
     return loss, parts
 
 
+def _cut(config: Config, learner: Learner, rollout: Rollout, rewards: Tensor, replay: Replay) -> Iterator[list[Batch]]:
+    """The minibatches of each epoch; V-trace makes a batch anew for each."""
+    if config.algorithm != "vtrace":
+        batch = make_batch(config, learner, rollout, rewards)
+        yield from batch.shuffled(config.minibatches, config.epochs, learner.generator)
+        return
+    for _ in range(config.epochs):
+        batch = make_batch(config, learner, replay.mix(rollout, config.replay_ratio, learner.generator))
+        yield from batch.shuffled(config.minibatches, 1, learner.generator)
+
+
 def update_in_torch(
     config: Config, learner: Learner, rollout: Rollout, rewards: Tensor, replay: Replay, learning_rate: float
 ) -> dict[str, float]:
     """Learn from a rollout, and from replayed ones; return the parts of the loss, averaged over the last epoch."""
-    for epoch in range(config.epochs):
-        if config.algorithm == "vtrace":
-            batch = make_batch(config, learner, replay.mix(rollout, config.replay_ratio, learner.generator))
-        elif epoch == 0:
-            batch = make_batch(config, learner, rollout, rewards)
+    for minibatches in _cut(config, learner, rollout, rewards, replay):
         history = []
-        for minibatch in batch.shuffled(config.minibatches, learner.generator):
+        for minibatch in minibatches:
             loss, parts = compute_loss(config, learner, minibatch)
             loss.backward()
             learner.step(learning_rate, config.max_grad_norm, config.optimizer)
@@ -279,8 +292,8 @@ def train(config: Config) -> dict[str, Any]:
     return train_one(config)
 
 
-def train_one(config: Config, shown: bool = True) -> dict[str, Any]:
-    """Train one policy; `shown`: with a progress bar."""
+def train_one(config: Config, shown: bool = True, interruption: _run.Interruption | None = None) -> dict[str, Any]:
+    """Train one policy; `shown`: with a progress bar; `interruption`: that of all, where it is one of several."""
     started = time.perf_counter()
     if config.resume is not None:
         # Kept rollouts are of one length.
@@ -289,6 +302,10 @@ def train_one(config: Config, shown: bool = True) -> dict[str, Any]:
     metafast.set_num_threads(config.threads)
     torch.set_num_threads(config.threads)
     rank = _distributed.start()
+    if _distributed.world_size() > 1 and (config.normalize_observations or config.normalize_rewards):
+        raise UsageError(
+            "normalize_observations and normalize_rewards are for one process: each has its own statistics"
+        )
     env_seed, policy_seed, evaluation_seed = _run.derive_seeds(config.seed, rank)
     env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
     learner = make_learner(config, env, policy_seed)
@@ -296,7 +313,7 @@ def train_one(config: Config, shown: bool = True) -> dict[str, Any]:
     traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
     traces, replay = traces.to(learner.device), Replay(config.replay)
     normalizer = ReturnNormalizer(config.num_envs, config.gamma) if config.normalize_rewards else None
-    engine, reason = choose_engine(config.engine, config.algorithm, env, learner)
+    engine, reason = choose_engine(config, env, learner)
     shown = shown and rank == 0
     if shown and config.engine == "auto":
         print(f"engine: {engine} ({reason})", file=sys.stderr)
@@ -317,7 +334,7 @@ def train_one(config: Config, shown: bool = True) -> dict[str, Any]:
     goal = "" if config.target_return is None else f" of {config.target_return:g}"
     saved = time.perf_counter()
     with (
-        _run.interruptible() as interruption,
+        _run.interruptible() if interruption is None else nullcontext(interruption) as interruption,
         _run.ProgressDisplay(config.total_steps, shown=shown) as display,
     ):
         while counters.env_steps < config.total_steps and not (solved or interrupted):
@@ -423,7 +440,9 @@ def evaluate(run_dir: str, episodes: int, backend: str | None, greedy: bool, see
     env = _environments.make(config.env_id, episodes, backend, num_threads=config.threads, split="test")
     learner = make_learner(config, env, 0)
     _run.RunDirectory(Path(run_dir)).read_policy(learner.policy)
-    engine, _ = choose_engine(config.engine if config.engine == "torch" else "auto", "ppo", env, learner)
+    # Only to act, for which the native engine needs no update.
+    acting = configure(config.env_id, "ppo", engine="torch" if config.engine == "torch" else "auto")
+    engine, _ = choose_engine(acting, env, learner)
     returns = play(env, learner, seed, engine=engine, greedy=greedy)
     return {
         "env_id": config.env_id,

@@ -105,7 +105,7 @@ UNSUPPORTED = {
     r"ReLU as in policy\.2": {"policy": nn.Sequential(nn.Linear(NUM, 8), nn.Tanh(), nn.ReLU(), nn.Linear(8, 2))},
     r"GRU\(4, 8, num_layers=2\)": {"gru": nn.GRU(NUM, 8, 2), "policy": nn.Linear(8, 2), "value": nn.Linear(8, 1)},
     r"GRU.*bias=False": {"gru": nn.GRU(NUM, 8, bias=False), "policy": nn.Linear(8, 2), "value": nn.Linear(8, 1)},
-    "parametri[sz]ed|spectral": {"policy": nn.utils.spectral_norm(nn.Linear(NUM, 2))},
+    "no hooks, but policy|spectral": {"policy": nn.utils.spectral_norm(nn.Linear(NUM, 2))},
     "ParametrizedLinear": {"policy": nn.utils.parametrizations.weight_norm(nn.Linear(NUM, 2))},
 }
 

@@ -48,7 +48,7 @@ def test_environments_that_rollout_does_not_take():
         rollout(cartpole(reset=False), policy, 3)
     closed = cartpole()
     closed.close()
-    with pytest.raises((ResetNeeded, gymnasium.error.Error), match=r"reset|closed"):
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
         rollout(closed, policy, 3)
 
 

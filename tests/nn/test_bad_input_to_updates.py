@@ -199,11 +199,13 @@ def test_demonstrations():
     rows = data.observations[:-1]
     unchanged(ValueError, "actions to imitate, or a teacher", clone_update, policy, Demonstrations(rows))
     unchanged(ValueError, "actions must have shape", clone_update, policy, Demonstrations(rows, data.actions[1:]))
-    unchanged(ValueError, "observations must have shape", clone_update, policy, Demonstrations(rows[..., :2], data.actions))
+    unchanged(
+        ValueError, "observations must have shape", clone_update, policy, Demonstrations(rows[..., :2], data.actions)
+    )
     unchanged(ValueError, "weights must have shape|weights", clone_update, policy, data, weights=np.ones(7))
     other = make_policy("two_choices")
     unchanged(ValueError, "another action space", clone_update, policy, data, teacher=other)
-    unchanged(ValueError, r"teacher must hold 4 outputs for each of 35 rows, not shape \(35, 3\)", clone_update, policy,
+    unchanged(ValueError, r"teacher must have shape \(7, 5, 4\), not \(35, 3\)", clone_update, policy,
               data, teacher=np.zeros((35, 3)))  # fmt: skip
     reals = make_policy("gaussian")
     unchanged(ValueError, "sigmas must be positive", clone_update, reals, make_rollout(reals),

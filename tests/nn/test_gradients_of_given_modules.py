@@ -43,6 +43,17 @@ BUILT = {
         nn.Sequential(nn.Linear(NUM, 7), nn.SiLU()),
         gru=nn.GRU(7, 8),
     ),
+    "deep_towers_on_a_gru": lambda: modules(
+        nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)),
+        nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1)),
+        gru=nn.GRU(NUM, 8),
+    ),
+    "deep_towers": lambda: modules(
+        nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.SiLU())), nn.Linear(64, 2)),
+        nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.SiLU())), nn.Linear(64, 1)),
+        nn.Linear(NUM, 64),
+    ),
+    "value_without_layers": lambda: modules(nn.Linear(1, 2), nn.Identity(), nn.Linear(NUM, 1)),
     "sigma_of_two_dimensions": lambda: modules(
         nn.Linear(NUM, 2), nn.Linear(NUM, 1), space=Box(-1, 1, (2,)), log_sigma=nn.Parameter(torch.zeros(1, 2))
     ),

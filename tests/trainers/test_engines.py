@@ -1,5 +1,7 @@
 """The native engine against the torch engine: the same trainer, options and seed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -30,6 +32,7 @@ CASES = {
         "env_id": "Acrobot-v1", "num_envs": 8, "num_steps": 64, "value_clip": 0.2, "target_kl": 0.02,
         "normalize_observations": True, "normalize_rewards": True,
     },
+    "ppo that stops early": {"target_kl": 1e-3, "num_envs": 8, "num_steps": 32},
     "ppo with a GRU": {"gru_size": 8, "hidden_sizes": (16,), "num_envs": 8, "num_steps": 16},
     "a2c": {"algorithm": "a2c", "preset": "keras", "learning_rate": 1e-3},
     "a2c by sgd": {"algorithm": "a2c", "optimizer": "sgd", "policy": "bernoulli"},
@@ -56,8 +59,9 @@ def test_both_engines_learn_the_same(tmp_path, case, dtype, tolerance, passes):
     assert np.linalg.norm(native - in_torch) <= tolerance * np.linalg.norm(in_torch)
 
 
-def test_a_run_begun_by_one_engine_is_continued_by_the_other(tmp_path):
-    options = {"num_envs": 4, "num_steps": 16, "minibatches": 2, "dtype": "float64"}
+@pytest.mark.parametrize("memory", [{}, {"gru_size": 8}], ids=["mlp", "gru"])
+def test_a_run_begun_by_one_engine_is_continued_by_the_other(tmp_path, memory):
+    options = {"num_envs": 4, "num_steps": 16, "minibatches": 2, "dtype": "float64", **memory}
     straight, _ = parameters_after(tmp_path / "straight", "native", updates=8, **options)
     for directory, first, second in (("a", "native", "torch"), ("b", "torch", "native")):
         parameters_after(tmp_path / directory, first, updates=4, **options)
@@ -77,17 +81,20 @@ def make(env_id="CartPole-v1", backend="native", **options):
 
 def test_auto_takes_the_kernels_where_it_can_and_says_why_not():
     config, env, learner = make()
-    assert choose_engine("auto", config.algorithm, env, learner)[0] == "native"
-    assert choose_engine("torch", config.algorithm, env, learner)[0] == "torch"
+    assert choose_engine(config, env, learner)[0] == "native"
+    assert choose_engine(dataclasses.replace(config, engine="torch"), env, learner)[0] == "torch"
     for algorithm in ("vtrace", "td-lambda"):
-        assert choose_engine("auto", algorithm, env, learner) == ("torch", f"{algorithm} has no native update")
+        other = pg.configure(algorithm=algorithm)
+        assert choose_engine(other, env, learner) == ("torch", f"{algorithm} has no native update")
+    for several in ({"epochs": 2}, {"minibatches": 2}):
+        assert "once and whole" in choose_engine(pg.configure(algorithm="a2c", **several), env, learner)[1]
     learner.policy.policy = torch.nn.Sequential(learner.policy.policy, torch.nn.Softplus())
-    engine, reason = choose_engine("auto", config.algorithm, env, learner)
+    engine, reason = choose_engine(config, env, learner)
     assert (engine, "Softplus as in policy.1" in reason) == ("torch", True)
     _, gymnasium_env, learner = make(backend="gymnasium")
-    assert choose_engine("auto", "ppo", gymnasium_env, learner) == ("torch", "the environment is not native")
+    assert choose_engine(config, gymnasium_env, learner) == ("torch", "the environment is not native")
     labelled = LabelledDataVectorEnv(np.zeros((4, 3)), np.array([0, 1, 0, 1]), 2)
-    assert choose_engine("auto", "ppo", labelled, learner)[0] == "torch"
+    assert choose_engine(config, labelled, learner)[0] == "torch"
 
 
 def test_the_native_engine_is_refused_where_it_cannot_be(tmp_path, capsys):

@@ -190,7 +190,8 @@ def test_ppo_starts_from_the_a2c_gradient_and_stops_at_the_clip(problem):
 
 def test_minibatches_cover_a_batch_once():
     columns = [torch.arange(10.0) for _ in range(5)]
-    parts = pg.Batch(1.0, *columns, columns[0]).shuffled(4, torch.Generator().manual_seed(0))
+    parts, again = pg.Batch(1.0, *columns, columns[0]).shuffled(4, 2, torch.Generator().manual_seed(0))
+    assert not torch.equal(parts[0].returns, again[0].returns)
     assert sorted(torch.cat([part.returns for part in parts]).tolist()) == list(range(10))
     assert all(torch.equal(part.observations, part.returns) for part in parts)
 

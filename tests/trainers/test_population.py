@@ -1,7 +1,10 @@
 """Populations: members trained side by side are the runs that they would be alone."""
 
 import json
+import os
 import re
+import signal
+import threading
 
 import pytest
 import safetensors.numpy
@@ -58,6 +61,9 @@ def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
         ({"vary": ("learning_rate",)}, "not 'learning_rate'"),
         ({"vary": ("learning_rate=fast",)}, "learning_rate must be a number, not 'fast'"),
         ({"vary": ("normalize_rewards=1",)}, "normalize_rewards must be True or False"),
+        ({"vary": ("optimizer=foo",)}, "optimizer must be one of adam, sgd, not 'foo'"),
+        ({"vary": ("num_envs=None",)}, "num_envs must be a number, not 'None'"),
+        ({"vary": ("gamma=0.9,0.8,0.7",)}, "vary has 3 values of gamma, but the population only 2 members"),
         ({"vary": ("gamma=2",)}, "gamma must lie between 0 and 1"),
         ({"vary": ("hidden_sizes=a",)}, "hidden_sizes must be"),
         ({"population": 0}, "population must be at least 1"),
@@ -67,3 +73,18 @@ def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
 def test_what_cannot_be_varied(tmp_path, options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         pg.train(pg.configure(**{"population": 2, "run_dir": str(tmp_path / "run"), **SMALL, **options}))
+
+
+def test_an_interruption_reaches_the_members(tmp_path):
+    """Each saves; those that were not begun are left out."""
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    options = {**SMALL, "total_steps": 100_000_000, "population": 2}
+    result = pg.train(pg.configure(run_dir=str(tmp_path / "run"), **options))
+    assert result["interrupted"]
+    first, second = result["members"]
+    assert first["env_steps"] < 100_000_000
+    assert weights(first["run_dir"])
+    assert second == {"seed": 1}
+    with pytest.raises(UsageError, match="name one of its members"):
+        pg.evaluate(str(tmp_path / "run"), 1, None, greedy=False, seed=0)

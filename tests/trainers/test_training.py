@@ -179,7 +179,11 @@ def test_a_long_learning_curve_fits_the_checkpoint(tmp_path):
     "option",
     [
         {"threads": 100_000}, {"seed": 2**63}, {"clip": -1.0}, {"learning_rate": float("inf")}, {"run_dir": ""},
-        {"checkpoint_seconds": float("nan")}, {"max_grad_norm": -1.0},
+        {"checkpoint_seconds": float("nan")}, {"max_grad_norm": -1.0}, {"value_coef": -1.0},
+        {"entropy_coef": float("nan")}, {"reward_scale": float("inf")}, {"engine": "cuda"}, {"dtype": "float16"},
+        {"value_clip": 0.2, "algorithm": "a2c"}, {"target_kl": 0.1, "algorithm": "a2c"},
+        {"normalize_rewards": True, "algorithm": "vtrace"},
+        {"normalize_observations": True, "algorithm": "td-lambda"},
     ],
 )  # fmt: skip
 def test_options_out_of_range(option):
