@@ -30,7 +30,7 @@ struct GruLayer {
   std::int64_t hidden_bias;    // [3 width]
 };
 
-constexpr int kMaxLayers = 16;
+constexpr int kMaxLayers = 64;
 
 struct Tower {
   std::int64_t num_layers;

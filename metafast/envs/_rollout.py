@@ -20,7 +20,7 @@ __all__ = ["Rollout", "rollout"]
 Array = npt.NDArray[Any]
 
 
-@dataclass
+@dataclass(repr=False)
 class Rollout:
     """Experience of N environments over T steps, time-major: what `rollout` returns and the native updates take.
 
@@ -66,6 +66,11 @@ class Rollout:
     mask: Any = None
     initial_hidden: Any = None
     hidden: Any = None
+
+    def __repr__(self) -> str:
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shapes = [f"{name}={tuple(column.shape)}" for name, column in columns.items() if column is not None]
+        return f"Rollout({', '.join(shapes)})"
 
     @property
     def ended(self) -> Any:
@@ -153,7 +158,8 @@ def rollout(
     """
     if not isinstance(env, NativeVectorEnv):
         raise TypeError(
-            f"rollout steps environments made by metafast.envs.make_vec or compile_env, not {type(env).__name__}"
+            f"rollout steps environments made by metafast.envs.make_vec or compile_env, without wrappers, not "
+            f"{type(env).__name__}"
         )
     if not hasattr(policy, "native"):
         raise TypeError(

@@ -166,7 +166,8 @@ class ActorCritic(nn.Module):
             As of the class.
         policy, value : torch.nn.Module
             From the features (the observations where there are no shared layers) to the logits or means, and to one
-            value.
+            value. The kernels know Linear, Tanh, ReLU, SiLU, Flatten and Identity, in Sequential; all parameters of
+            float32 or all of float64, none frozen. Means are in units of a Box's bounds: 1 is its high.
         trunk : torch.nn.Module, optional
             The shared layers.
         gru : torch.nn.GRU, optional
@@ -261,8 +262,13 @@ class ActorCritic(nn.Module):
         mean, variance = self.observation_mean, self.observation_variance
         return mean.to(self.dtype), torch.rsqrt(variance + _EPSILON).to(self.dtype)
 
-    def _flat(self, observations: Tensor, leading: int) -> Tensor:
-        rows = observations.reshape(*observations.shape[:leading], self.observation_size).to(self.dtype)
+    def _flat(self, observations: Tensor) -> Tensor:
+        own = self.observation_shape
+        # Flattened ones have one axis, whatever the space has.
+        axes = len(own) if observations.shape[observations.ndim - len(own) :] == own else 1
+        if axes == 1 and observations.shape[-1:] != (self.observation_size,):
+            raise ValueError(f"observations must have shape (..., {own}), not {tuple(observations.shape)}")
+        rows = observations.flatten(observations.ndim - axes).to(self.dtype)
         if self.normalizes:
             mean, scale = self._statistics()
             rows = ((rows - mean) * scale).clamp(-_LIMIT, _LIMIT)
@@ -278,8 +284,10 @@ class ActorCritic(nn.Module):
         return raw
 
     def act(self, observations: Tensor) -> Tensor:
-        """Only the policy's outputs [N, n] for observations [N, ...], for acting without a GRU."""
-        return self._outputs(self.trunk(self._flat(observations, 1)))
+        """Only the policy's outputs [..., n] for observations [..., *their shape], for acting without a GRU."""
+        if self.gru is not None:
+            raise ValueError("this policy remembers: call it with observations [T, N, ...], hidden and starts")
+        return self._outputs(self.trunk(self._flat(observations)))
 
     def forward(self, observations: Tensor, hidden: Tensor | None = None, starts: Tensor | None = None) -> Any:
         """The distribution's outputs and the values.
@@ -287,7 +295,7 @@ class ActorCritic(nn.Module):
         Parameters
         ----------
         observations : torch.Tensor
-            [N, ...]; of a recurrent network sequences [T, N, ...].
+            [..., *their shape]; of a recurrent network sequences [T, N, *their shape]. Or flattened.
         hidden : torch.Tensor, optional
             Of a recurrent network: the state [N, hidden_size] before the first step, zeros where it is None.
         starts : torch.Tensor, optional
@@ -297,16 +305,18 @@ class ActorCritic(nn.Module):
         Returns
         -------
         outputs : torch.Tensor
-            [N, n] or [T, N, n]: logits, or means and then sigmas.
+            [..., n]: logits, or means and then sigmas.
         values : torch.Tensor
-            [N] or [T, N].
+            [...].
         hidden : torch.Tensor
             Of a recurrent network: the state [N, hidden_size] after the last step.
         """
         if self.gru is None:
-            features = self.trunk(self._flat(observations, 1))
+            features = self.trunk(self._flat(observations))
             return self._outputs(features), self.value(features).squeeze(-1)
-        inputs = self.trunk(self._flat(observations, 2))
+        inputs = self.trunk(self._flat(observations))
+        if inputs.ndim != 3:
+            raise ValueError(f"a recurrent policy takes observations [T, N, ...], not of shape {observations.shape}")
         if hidden is None:
             hidden = inputs.new_zeros(inputs.shape[1], self.hidden_size)
         steps = []

@@ -32,6 +32,9 @@ Figures = dict[str, float]
 class Demonstrations(NamedTuple):
     """What a policy imitates: observations [T, N, ...] or [N, ...] and actions of the same leading shape.
 
+    Actions are as in a `Rollout`: choices from 0, and of a Box in units of its bounds; an environment's own become
+    these by ``policy.distribution.from_environment``. Of a Rollout the observations are ``rollout.observations[:-1]``.
+
     Of a recurrent policy or teacher `starts`, bool [T, N], marks the first observations of episodes. The policy, or
     where that has no memory the teacher, begins with `hidden`, [N, hidden size], or zeros.
     """

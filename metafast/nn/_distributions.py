@@ -40,6 +40,7 @@ class Distribution(Protocol):
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor: ...
     def entropy(self, outputs: Tensor) -> Tensor: ...
     def to_environment(self, actions: np.ndarray) -> np.ndarray: ...
+    def from_environment(self, actions: np.ndarray) -> np.ndarray: ...
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]: ...
 
 
@@ -109,6 +110,11 @@ class Categorical:
         """What the environment takes: choices are counted from the space's start."""
         return actions + self.start.reshape(self.action_shape) if self.start.any() else actions
 
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """The choices that `to_environment` makes these of."""
+        choices: np.ndarray = np.asarray(actions, dtype=np.int64) - self.start.reshape(self.action_shape)
+        return choices
+
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         """The kernels' form of `to_environment`."""
         return dtype, self.start
@@ -152,6 +158,14 @@ class Bernoulli:
         if isinstance(self.space, spaces.Discrete):
             return actions[..., 0] + int(self.space.start)
         return actions.astype(np.int8).reshape(*actions.shape[:-1], *self.space.shape)
+
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """The bits that `to_environment` makes these of."""
+        bits = np.asarray(actions, dtype=np.int64)
+        if isinstance(self.space, spaces.Discrete):
+            shifted: np.ndarray = bits[..., None] - int(self.space.start)
+            return shifted
+        return bits.reshape(*bits.shape[: bits.ndim - len(self.space.shape)], self.num_outputs)
 
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         """The kernels' form of `to_environment`."""
@@ -208,6 +222,11 @@ class DiagonalGaussian:
         scaled = self.centre + self.half_range * actions.reshape(*actions.shape[:-1], *self.space.shape)
         clipped: np.ndarray = np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
         return clipped
+
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """The policy's actions, in units of the bounds, that `to_environment` makes these of."""
+        units: np.ndarray = (np.asarray(actions, dtype=np.float64) - self.centre) / self.half_range
+        return units.reshape(*units.shape[: units.ndim - len(self.space.shape)], *self.action_shape)
 
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         """The kernels' form of `to_environment`."""

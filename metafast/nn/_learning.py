@@ -45,7 +45,8 @@ def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
     if not isinstance(policy, ActorCritic):
         raise TypeError(f"policy must be a metafast.nn.ActorCritic, not {type(policy).__name__}")
     if not isinstance(optimizer, Adam):
-        raise TypeError(f"optimizer must be a metafast.nn.Adam, not {type(optimizer).__name__}")
+        other = type(optimizer)
+        raise TypeError(f"optimizer must be a metafast.nn.Adam, not {other.__module__}.{other.__name__}")
     if optimizer.policy is not policy:
         raise ValueError("optimizer was made for another policy")
     return policy.native()

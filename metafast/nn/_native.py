@@ -13,7 +13,7 @@ from metafast import _core
 __all__ = ["NativePolicy"]
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
-_MOST_LAYERS = 16  # csrc/nn/network.hpp
+_MOST_LAYERS = 64  # csrc/nn/network.hpp
 _SUPPORTED = "Linear, Tanh, ReLU, SiLU, Flatten and Identity, in Sequential"
 
 

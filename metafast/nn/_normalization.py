@@ -47,6 +47,8 @@ class ReturnNormalizer:
                 f"rewards and ended must both have shape (T, {len(self.running)}), "
                 f"not {rewards.shape} and {ended.shape}"
             )
+        if rewards.dtype.kind != "f":
+            raise TypeError(f"rewards must be floats, not {rewards.dtype}")
         offsets = rewards.astype(np.float64)
         decays = np.full_like(offsets, self.gamma)
         # What goes on behind an end begins anew.

@@ -23,7 +23,7 @@ class Adam:
     betas : tuple of float
         Decay of the first and second moments.
     eps : float
-        Added to the root of the second moment. 1e-5 is usual in PPO.
+        Added to the root of the second moment: 1e-5, as is usual in PPO, where torch has 1e-8.
     weight_decay : float
         Weight of the parameters' squares in the loss or, if decoupled, their own shrinking.
     decoupled_weight_decay : bool
@@ -34,7 +34,8 @@ class Adam:
     Notes
     -----
     Kingma and Ba 2015, algorithm 1, as in torch.optim.Adam, whose ``state_dict`` this one's equals: training continues
-    in torch with ``torch.optim.Adam(policy.parameters()).load_state_dict(optimizer.state_dict())``.
+    in torch with ``torch.optim.Adam(policy.parameters()).load_state_dict(optimizer.state_dict())``. It goes by the
+    order of ``policy.parameters()``, which is not that of a module whose parts `ActorCritic.from_modules` took.
 
     Examples
     --------
@@ -57,6 +58,8 @@ class Adam:
         decoupled_weight_decay: bool = False,
         plain: bool = False,
     ) -> None:
+        if not isinstance(policy, ActorCritic):
+            raise TypeError(f"policy must be a metafast.nn.ActorCritic, not {type(policy).__name__}")
         if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, not {betas}")
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):

@@ -91,11 +91,11 @@ def ppo_update(
         Discount, and lambda of GAE.
     epochs, minibatches : int
         Passes over the rollout, and the random parts that each is cut into: of steps or, where the policy is recurrent,
-        of whole environments' sequences.
+        of whole environments' sequences. There are never more parts than steps, or environments.
     clip : float
         The probability ratio counts within 1 - clip and 1 + clip.
     value_coef : float
-        Weight of the mean squared error of the values.
+        Weight of the mean squared error of the values (CleanRL's ``vf_coef`` is twice this, for half the square).
     value_clip : float, optional
         A value counts within so much of what it was, as in PPO's first implementation.
     entropy_coef : float
@@ -109,7 +109,7 @@ def ppo_update(
     lr : float or sequence of float, optional
         In place of the optimiser's: one, or one for each step of it.
     advantages, returns : array, optional
-        [T, N], in place of GAE's.
+        [T, N], in place of GAE's; both or neither.
     order : array, optional
         int64 [epochs, rows]: the order of the rows t * N + n in each epoch; of a recurrent policy, of the environments.
     generator : torch.Generator, optional
@@ -131,7 +131,9 @@ def ppo_update(
 
     Notes
     -----
-    Schulman et al. 2017, eq. 7 to 9. The same numbers for any number of threads.
+    Schulman et al. 2017, eq. 7 to 9. The same numbers for any number of threads. In CleanRL's words `lam` is
+    ``gae_lambda``, `epochs` ``update_epochs``, `minibatches` ``num_minibatches``, `clip` ``clip_coef``, `entropy_coef`
+    ``ent_coef``; in Stable-Baselines3's `epochs` is ``n_epochs`` and `clip` ``clip_range``.
     """
     check_numbers(
         counts={"epochs": epochs, "minibatches": minibatches},

@@ -5,6 +5,7 @@ import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -93,9 +94,9 @@ class Config:
     seed: int = 0
     """Repeats a run bit for bit on the same machine."""
     population: int = 1
-    """Train so many members with the seeds from this one on, as many at once as there are threads."""
+    """Train so many members, with the seeds from this one on, as many at once as there are threads."""
     vary: tuple[str, ...] = ()
-    """Options that the members take in turn, each as NAME=VALUE,VALUE,...: a sweep."""
+    """NAME=VALUE,VALUE,... of options: members for all combinations, each with the same seeds."""
     threads: int = 1
     """CPU threads for kernels and torch; networks this small are fastest on one. Torch's last bits depend on it."""
     device: str = "cpu"
@@ -138,6 +139,9 @@ class Config:
             raise UsageError(f"gru_size must be 0 with the algorithm {self.algorithm}, and nowhere negative")
         if self.gru_size and self.preset != "default":
             raise UsageError(f"gru_size must be 0 with the preset {self.preset}")
+        if ".py:" in self.env_id and self.resume is None:
+            # A run is gone on with from any folder.
+            self.env_id = str(Path(self.env_id).absolute())
         # JSON gives a list.
         self.hidden_sizes, self.vary = tuple(self.hidden_sizes), tuple(self.vary)
 

@@ -31,8 +31,6 @@ def _parse_values(config: Any, text: str) -> tuple[str, list[Any]]:
     if not equals or name not in known:
         raise UsageError(f"vary takes NAME=VALUE,VALUE,... with one of {', '.join(known)}, not {text!r}")
     each = values.split(",")
-    if len(each) > config.population:
-        raise UsageError(f"vary has {len(each)} values of {name}, but the population only {config.population} members")
     hint = typing.get_type_hints(type(config))[name]
     optional = type(None) in typing.get_args(hint)
     return name, [None if value == "None" and optional else _parse_value(name, value, hint) for value in each]
@@ -56,13 +54,17 @@ def _parse_value(name: str, value: str, hint: Any) -> Any:
 
 
 def members(config: Any, configure: Callable[..., Any], run_dir: Path) -> list[Any]:
-    """The options of each member: the next seed, and the next value of each option that varies."""
+    """The options of each member: all combinations of the values that vary, and then the same with the next seed."""
     varied = dict(_parse_values(config, text) for text in config.vary)
+    settings = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+    population = len(settings) if config.population == 1 else config.population
+    if population % len(settings):
+        raise UsageError(f"the population must be a multiple of the {len(settings)} settings, not {population}")
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     made = []
-    for index in range(config.population):
-        own = {name: values[index % len(values)] for name, values in varied.items()}
-        own |= {"seed": config.seed + index, "run_dir": str(run_dir / f"member-{index}")}
+    for index in range(population):
+        own = settings[index % len(settings)]
+        own |= {"seed": config.seed + index // len(settings), "run_dir": str(run_dir / f"member-{index}")}
         made.append(configure(**options | own | {"population": 1, "vary": (), "threads": 1}))
     return made
 
@@ -90,7 +92,7 @@ def train(
         "trainer": finished[0]["trainer"] if finished else name,
         "env_id": config.env_id,
         "algorithm": config.algorithm,
-        "population": config.population,
+        "population": len(made),
         "seconds": seconds,
         "solved": sum(bool(result["solved"]) for result in finished),
         "interrupted": interruption.requested,

@@ -34,7 +34,7 @@ def test_kinds_of_arguments(update):
     unchanged(TypeError, f"{name} must be .*not dict", update, policy, {})
     with pytest.raises(TypeError, match=r"policy must be a metafast\.nn\.ActorCritic, not Linear"):
         update(nn.Linear(3, 4), Adam(policy), data)
-    with pytest.raises(TypeError, match=r"optimizer must be a metafast\.nn\.Adam, not Adam"):
+    with pytest.raises(TypeError, match=r"optimizer must be a metafast\.nn\.Adam, not torch\.optim\.adam\.Adam"):
         update(policy, torch.optim.Adam(policy.parameters()), data)
     unchanged(ValueError, "optimizer was made for another policy", update, policy, data, Adam(make_policy()))
 

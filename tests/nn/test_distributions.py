@@ -76,3 +76,22 @@ def test_actions_reach_the_environment_in_its_own_terms():
 def test_a_policy_that_does_not_fit_the_actions_is_refused(space, policy):
     with pytest.raises(ValueError, match="policy for the action space"):
         make_distribution(space, policy)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(4, start=-1),
+        spaces.MultiDiscrete([[3, 2], [4, 5]]),
+        spaces.MultiBinary((2, 2)),
+        spaces.Box(np.float32([[-2.0, 0.0]]), np.float32([[2.0, 1.0]])),
+    ],
+    ids=str,
+)
+def test_actions_come_back_from_the_environment(space):
+    distribution = make_distribution(space)
+    space.seed(0)
+    actions = np.stack([space.sample() for _ in range(20)])
+    ours = distribution.from_environment(actions)
+    assert ours.shape == (20, *distribution.action_shape)
+    np.testing.assert_allclose(distribution.to_environment(ours), actions, rtol=1e-6, atol=1e-7)

@@ -22,20 +22,28 @@ def weights(run_dir):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_members_are_the_runs_that_they_would_be_alone(tmp_path, threads):
-    sweep = {"population": 3, "vary": ("learning_rate=0.001,0.01", "hidden-sizes=8,8x8"), "threads": threads}
+    sweep = {"population": 4, "vary": ("learning_rate=0.001,0.01", "hidden-sizes=8x8"), "threads": threads}
     result = pg.train(pg.configure(seed=5, run_dir=str(tmp_path / "all"), **SMALL, **sweep))
-    assert [member["seed"] for member in result["members"]] == [5, 6, 7]
-    assert [member["learning_rate"] for member in result["members"]] == [0.001, 0.01, 0.001]
-    assert [member["hidden_sizes"] for member in result["members"]] == [(8,), (8, 8), (8,)]
+    assert [member["seed"] for member in result["members"]] == [5, 5, 6, 6]
+    assert [member["learning_rate"] for member in result["members"]] == [0.001, 0.01] * 2
+    assert [member["hidden_sizes"] for member in result["members"]] == [(8, 8)] * 4
     assert result["solved"] == 0
     for member in result["members"]:
         own = {name: member[name] for name in ("seed", "learning_rate", "hidden_sizes")}
-        run_dir = str(tmp_path / f"alone-{member['seed']}")
+        run_dir = str(tmp_path / f"alone-{member['seed']}-{member['learning_rate']}")
         alone = pg.train(pg.configure(run_dir=run_dir, **SMALL, **own))
         assert alone["mean_return"] == member["mean_return"]
         ours, theirs = weights(member["run_dir"]), weights(run_dir)
         assert all((ours[name] == theirs[name]).all() for name in theirs)
         assert pg.evaluate(member["run_dir"], 4, None, greedy=False, seed=0)["episodes"] == 4
+
+
+def test_all_combinations_of_what_varies_where_nothing_says_how_many(tmp_path):
+    result = pg.train(
+        pg.configure(**SMALL, vary=("gamma=0.9,0.99", "lam=0.8,0.95"), run_dir=str(tmp_path / "all"), seed=3)
+    )
+    settings = [(member["gamma"], member["lam"], member["seed"]) for member in result["members"]]
+    assert settings == [(0.9, 0.8, 3), (0.9, 0.95, 3), (0.99, 0.8, 3), (0.99, 0.95, 3)]
 
 
 def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
@@ -45,7 +53,7 @@ def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert re.match(r"seed 0, gamma 0.9, return [0-9.]+, 128 steps, [0-9.]+ s$", lines[0])
-    assert lines[1].startswith("seed 1, gamma 0.99, ")
+    assert lines[1].startswith("seed 0, gamma 0.99, ")
     assert re.match(r"2 members in [0-9.]+ s, 0 solved: return .* engine native$", lines[2])
     assert lines[3] == f"in {tmp_path / 'words'}"
     assert captured.err == ""
@@ -63,7 +71,7 @@ def test_the_command_tells_of_each_member_and_of_all(tmp_path, capsys):
         ({"vary": ("normalize_rewards=1",)}, "normalize_rewards must be True or False"),
         ({"vary": ("optimizer=foo",)}, "optimizer must be one of adam, sgd, not 'foo'"),
         ({"vary": ("num_envs=None",)}, "num_envs must be a number, not 'None'"),
-        ({"vary": ("gamma=0.9,0.8,0.7",)}, "vary has 3 values of gamma, but the population only 2 members"),
+        ({"vary": ("gamma=0.9,0.8,0.7",)}, "the population must be a multiple of the 3 settings, not 2"),
         ({"vary": ("gamma=2",)}, "gamma must lie between 0 and 1"),
         ({"vary": ("hidden_sizes=a",)}, "hidden_sizes must be"),
         ({"population": 0}, "population must be at least 1"),
