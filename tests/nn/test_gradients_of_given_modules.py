@@ -53,6 +53,9 @@ BUILT = {
         nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.SiLU())), nn.Linear(64, 1)),
         nn.Linear(NUM, 64),
     ),
+    "thirty_layers": lambda: modules(
+        nn.Linear(3, 2), nn.Linear(3, 1), nn.Sequential(*(nn.Linear(NUM, NUM) for _ in range(30)))
+    ),
     "value_without_layers": lambda: modules(nn.Linear(1, 2), nn.Identity(), nn.Linear(NUM, 1)),
     "sigma_of_two_dimensions": lambda: modules(
         nn.Linear(NUM, 2), nn.Linear(NUM, 1), space=Box(-1, 1, (2,)), log_sigma=nn.Parameter(torch.zeros(1, 2))
