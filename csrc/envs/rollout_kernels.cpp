@@ -24,14 +24,15 @@ class TileRollout {
     pass_.allocate_body(network_, columns, arena);
     pass_.allocate_heads(network_, columns, arena);
     actions_ = arena.take(network_.head.action_size * columns);
-    columns_scratch_ = arena.take(3 * columns);
+    columns_scratch_ = arena.take((3 + network_.head.num_outputs) * columns);
     log_probs_ = arena.take(columns);
     noise_ = reinterpret_cast<float*>(arena.take(network_.head.action_size * columns));
   }
 
   static std::int64_t scratch_size(const Network& network) {
     return body_size(network, kBlockColumns) + heads_size(network, kBlockColumns) +
-           network.gru.width * (kTile + 2 * kBlockColumns) + (2 * network.head.action_size + 4) * kBlockColumns;
+           network.gru.width * (kTile + 2 * kBlockColumns) +
+           (2 * network.head.action_size + network.head.num_outputs + 4) * kBlockColumns;
   }
 
   RolloutOutcome run() {
@@ -133,11 +134,11 @@ class TileRollout {
       pass_.run_heads(network_, plan_.parameters);
       if (plan_.deterministic) {
         most_probable_actions(head, pass_.distribution, columns, actions_, columns_scratch_);
+        if (head.kind == Head::categorical) normalize_logits(head, pass_.distribution, columns, columns_scratch_);
       } else {
         fill_noise(plan_.key, first, step, is_gaussian(head), 0, head.action_size, columns, noise_);
         sample_actions(head, pass_.distribution, noise_, columns, actions_, columns_scratch_);
       }
-      if (head.kind == Head::categorical) normalize_logits(head, pass_.distribution, columns, columns_scratch_);
       find_log_probs(head, pass_.distribution, actions_, columns, log_probs_);
       for (std::int64_t c = 0; c < count; ++c) {
         arrays_.log_probs[row + first + c] = log_probs_[c];
@@ -207,6 +208,10 @@ class TileRollout {
   // The values of the last observations of episodes that were cut. In next_step mode they are the next rows'.
   void value_truncated(std::int64_t step) {
     const std::int64_t row = step * plan_.num_envs;
+    std::uint8_t any_ended = 0;
+    for (std::int64_t env = begin_; env < end_; ++env)
+      any_ended |= arrays_.terminated[row + env] | arrays_.truncated[row + env];
+    if (!any_ended) return;
     std::int64_t envs[kBlockColumns];
     std::int64_t count = 0;
     const bool same_step = batch_.autoreset_mode == AutoresetMode::same_step;

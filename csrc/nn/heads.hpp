@@ -59,9 +59,10 @@ void find_largest(const T* __restrict from, std::int64_t rows, std::int64_t colu
     });
 }
 
-// From uniforms on [0, 1) or, for the Gaussian, standard normals, [action_size, columns]. `scratch` holds 3 columns.
+// From uniforms on [0, 1) or, for the Gaussian, standard normals, [action_size, columns]. Logits are left normalised, as
+// by normalize_logits. `scratch` holds 3 columns, and as many again as there are outputs.
 template <class T>
-void sample_actions(const ActionHead& head, const T* __restrict distribution, const float* __restrict noise,
+void sample_actions(const ActionHead& head, T* __restrict distribution, const float* __restrict noise,
                     std::int64_t columns, T* __restrict actions, T* __restrict scratch) {
   const std::int64_t count = head.action_size * columns;
   if (is_gaussian(head))
@@ -73,6 +74,7 @@ void sample_actions(const ActionHead& head, const T* __restrict distribution, co
   T* const __restrict largest = scratch;
   T* const __restrict total = scratch + columns;
   T* const __restrict share = scratch + 2 * columns;
+  T* const __restrict weights = scratch + 3 * columns;
   for (std::int64_t k = 0; k < head.action_size; ++k) {
     // The first choice at which the cumulative weight exceeds the share `noise` of the total. Both are summed in one
     // order, so that the share stays below the last sum, and a choice of weight 0 is never taken.
@@ -82,18 +84,25 @@ void sample_actions(const ActionHead& head, const T* __restrict distribution, co
     find_largest(distribution, choices, columns, largest);
     fill(total, columns, T(0));
     for (std::int64_t j = 0; j < choices; ++j)
-      for_columns(columns,
-                  [=](std::int64_t c) { total[c] += vector_exp(distribution[j * columns + c] - largest[c]); });
+      for_columns(columns, [=](std::int64_t c) {
+        const T weight = vector_exp(distribution[j * columns + c] - largest[c]);
+        weights[j * columns + c] = weight;
+        total[c] += weight;
+      });
     for_columns(columns, [=](std::int64_t c) {
       share[c] = T(uniform[c]) * total[c];
+      largest[c] += vector_log(total[c]);
       total[c] = T(0);
       action[c] = T(0);
     });
-    for (std::int64_t j = 0; j + 1 < choices; ++j)
+    for (std::int64_t j = 0; j < choices; ++j) {
+      const bool last = j + 1 == choices;
       for_columns(columns, [=](std::int64_t c) {
-        total[c] += vector_exp(distribution[j * columns + c] - largest[c]);
-        action[c] += share[c] >= total[c] ? T(1) : T(0);
+        total[c] += weights[j * columns + c];
+        action[c] += (share[c] >= total[c]) & !last ? T(1) : T(0);
+        distribution[j * columns + c] -= largest[c];
       });
+    }
     distribution += choices * columns;
   }
 }
