@@ -40,7 +40,7 @@ def refused(error, message, env, policy, *arguments, **options):
 def test_environments_that_rollout_does_not_take():
     policy = ActorCritic(CARTPOLE, Discrete(2))
     theirs = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")])
-    with pytest.raises(TypeError, match=r"made by metafast\.envs\.make_vec or compile_env, without wrappers, not SyncVectorEnv"):
+    with pytest.raises(TypeError, match="without wrappers, not SyncVectorEnv"):
         rollout(theirs, policy, 3)
     theirs.close()
     refused(ValueError, "autoreset_mode='same_step' or 'next_step'", cartpole(mode="disabled"), policy, 3)

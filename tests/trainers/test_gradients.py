@@ -8,7 +8,7 @@ import metafast
 from metafast.data.labelled import LabelledDataVectorEnv
 from metafast.envs import Rollout
 from metafast.nn import ActorCritic
-from metafast.trainers import _traces
+from metafast.trainers import _experience, _learning, _traces
 from metafast.trainers import policy_gradient as pg
 from metafast.trainers._learner import flatten
 
@@ -58,8 +58,8 @@ def test_expected_score_function_gradient_equals_exact_enumeration(problem, poli
     # E[grad log pi R]: each (row, action) pair weighted by its probability.
     advantages = log_probs.exp() * (classes == labels)
     # The mean over twelve rows of half a unit each is the sum over six.
-    batch = pg.Batch(0.5, features, actions, log_probs, torch.zeros(12), advantages, torch.zeros(12))
-    pg.compute_loss(config, learner, batch)[0].backward()
+    batch = _learning.Batch(0.5, features, actions, log_probs, torch.zeros(12), advantages, torch.zeros(12))
+    _learning.compute_loss(config, learner, batch)[0].backward()
     torch.testing.assert_close(take_gradient(learner), exact_gradient(learner, problem))
 
 
@@ -70,9 +70,9 @@ def test_sampled_gradient_is_unbiased(problem, algorithm):
     samples = []
     for _ in range(100):
         whole_episodes = algorithm.startswith("reinforce")
-        rollout = pg.collect(env, learner, observations, 1, whole_episodes)
+        rollout = _experience.collect(env, learner, observations, 1, whole_episodes)
         observations = rollout.observations[-1].numpy()
-        pg.compute_loss(config, learner, pg.make_batch(config, learner, rollout))[0].backward()
+        _learning.compute_loss(config, learner, _learning.make_batch(config, learner, rollout))[0].backward()
         samples.append(policy_part(learner, take_gradient(learner)))
     gradients = torch.stack(samples)
     exact = policy_part(learner, exact_gradient(learner, problem))
@@ -92,9 +92,9 @@ def test_a_baseline_lowers_the_variance(problem):
         observations, _ = env.reset(seed=0)
         samples = []
         for _ in range(200):
-            rollout = pg.collect(env, learner, observations, 1, whole_episodes=True)
+            rollout = _experience.collect(env, learner, observations, 1, whole_episodes=True)
             observations = rollout.observations[-1].numpy()
-            pg.compute_loss(config, learner, pg.make_batch(config, learner, rollout))[0].backward()
+            _learning.compute_loss(config, learner, _learning.make_batch(config, learner, rollout))[0].backward()
             samples.append(policy_part(learner, take_gradient(learner)))
         spread[algorithm] = torch.stack(samples).var(0).sum()
     assert spread["reinforce-baseline"] < 0.8 * spread["reinforce"]
@@ -137,7 +137,7 @@ def test_cut_episodes_count_on_the_value_of_their_last_observation(problem, algo
     _, config, learner = make(problem, 3, algorithm=algorithm, normalize_advantages=False, lam=0.8)
     rollout = random_rollout()
     values, successors = true_successor_values(learner, rollout)
-    batch = pg.make_batch(config, learner, rollout)
+    batch = _learning.make_batch(config, learner, rollout)
     expected, carried = torch.zeros_like(values), torch.zeros(3)
     for step in reversed(range(len(values))):
         alive, goes_on = ~rollout.terminated[step], ~(rollout.terminated | rollout.truncated)[step]
@@ -153,8 +153,8 @@ def test_reinforce_learns_from_one_whole_episode_of_each_environment(engine):
     config = pg.configure(algorithm="reinforce", gamma=0.9)
     learner = pg.make_learner(config, env, seed=0)
     observations, _ = env.reset(seed=0)
-    rollout = pg.collect(env, learner, observations, 32, whole_episodes=True, engine=engine)
-    batch = pg.make_batch(config, learner, rollout)
+    rollout = _experience.collect(env, learner, observations, 32, whole_episodes=True, engine=engine)
+    batch = _learning.make_batch(config, learner, rollout)
     lengths = rollout.mask.sum(0)
     ended = rollout.terminated | rollout.truncated
     assert len(rollout.mask) < lengths.max() + 32
@@ -176,21 +176,21 @@ def test_ppo_starts_from_the_a2c_gradient_and_stops_at_the_clip(problem):
     with torch.no_grad():
         outputs = learner.policy.act(rollout.observations[:-1].flatten(0, 1)).view(12, 3, -1)
     rollout.log_probs = learner.distribution.log_prob(outputs, rollout.actions)
-    batch = pg.make_batch(config, learner, rollout)
-    pg.compute_loss(config, learner, batch)[0].backward()
+    batch = _learning.make_batch(config, learner, rollout)
+    _learning.compute_loss(config, learner, batch)[0].backward()
     ppo = take_gradient(learner)
-    pg.compute_loss(pg.configure(algorithm="a2c", value_coef=0.0), learner, batch)[0].backward()
+    _learning.compute_loss(pg.configure(algorithm="a2c", value_coef=0.0), learner, batch)[0].backward()
     torch.testing.assert_close(ppo, take_gradient(learner))
     # The ratio is now above 1.2 everywhere: only steps with negative advantages still pull.
     batch.log_probs = batch.log_probs - 0.3
     batch.advantages = batch.advantages.abs()
-    pg.compute_loss(config, learner, batch)[0].backward()
+    _learning.compute_loss(config, learner, batch)[0].backward()
     assert not take_gradient(learner).any()
 
 
 def test_minibatches_cover_a_batch_once():
     columns = [torch.arange(10.0) for _ in range(5)]
-    parts, again = pg.Batch(1.0, *columns, columns[0]).shuffled(4, 2, torch.Generator().manual_seed(0))
+    parts, again = _learning.Batch(1.0, *columns, columns[0]).shuffled(4, 2, torch.Generator().manual_seed(0))
     assert not torch.equal(parts[0].returns, again[0].returns)
     assert sorted(torch.cat([part.returns for part in parts]).tolist()) == list(range(10))
     assert all(torch.equal(part.observations, part.returns) for part in parts)

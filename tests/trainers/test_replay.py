@@ -8,7 +8,7 @@ import torch
 
 from metafast.data.labelled import LabelledDataVectorEnv
 from metafast.envs import Rollout
-from metafast.trainers import UsageError
+from metafast.trainers import UsageError, _experience, _learning
 from metafast.trainers import policy_gradient as pg
 from metafast.trainers._replay import Replay
 
@@ -151,7 +151,7 @@ def test_targets_and_advantages_are_those_of_v_trace(problem, centred):
     advantages = rho * (rewards + 0.9 * following - values[:-1])
     if centred:
         advantages -= rho * advantages.sum() / rho.sum()
-    batch = pg.make_batch(config, learner, rollout)
+    batch = _learning.make_batch(config, learner, rollout)
     np.testing.assert_allclose(batch.returns.numpy(), targets.flatten(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(batch.advantages.numpy(), advantages.flatten(), rtol=1e-5, atol=1e-5)
     assert batch.units == 1
@@ -169,16 +169,16 @@ def test_replayed_experience_gives_the_gradient_of_the_policy_that_learns(proble
     corrected, uncorrected = [], []
     for _ in range(100):
         learner.parameters.copy_(parameters[0])
-        rollout = pg.collect(env, learner, observations, 1)
+        rollout = _experience.collect(env, learner, observations, 1)
         observations = rollout.observations[-1].numpy()
         learner.parameters.copy_(parameters[1])
-        batch = pg.make_batch(config, learner, rollout)
+        batch = _learning.make_batch(config, learner, rollout)
         for gradients, advantages in (
             (corrected, batch.advantages),
             (uncorrected, rollout.rewards[0] - learner.policy(batch.observations)[1].detach()),
         ):
             batch.advantages = advantages
-            pg.compute_loss(config, learner, batch)[0].backward()
+            _learning.compute_loss(config, learner, batch)[0].backward()
             gradients.append(learner.gradient.clone())
             learner.gradient.zero_()
     corrected, uncorrected = torch.stack(corrected), torch.stack(uncorrected)
