@@ -221,7 +221,7 @@ void attend(const DotProduct<T>& p, std::int64_t problem, std::int64_t begin, st
       std::int64_t first = block;
       while (first < block_end && tile.limit(p.causal, begin + first) == 0) ++first;
       const std::int64_t count = block_end - first;
-      if (count == 0) continue;
+      if (count <= 0) continue;
       std::int64_t limits[kBlockRows];
       for (std::int64_t row = 0; row < count; ++row) limits[row] = tile.limit(p.causal, begin + first + row);
       T* scores = scratch.scores;

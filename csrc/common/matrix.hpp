@@ -34,13 +34,22 @@ struct MatrixProduct {
   std::int64_t b_row;
   T* c;
   std::int64_t c_row;
+};
+
+// What becomes of a vector of sums that belongs at `c`, in row `row` of C: it is written there, or added.
+template <class T>
+struct KeepSums {
   bool accumulate;
+  template <class P>
+  [[gnu::always_inline]] void finish(typename P::Real sums, std::int64_t, T* c) const {
+    P::store(c, accumulate ? P::load(c) + sums : sums);
+  }
 };
 
 // R rows by V vectors of W columns, from row `row` and column `column` of C.
-template <int R, int V, int W, class T>
-[[gnu::always_inline]] inline void multiply_tile(const MatrixProduct<T>& product, std::int64_t row,
-                                                 std::int64_t column) {
+template <int R, int V, int W, class T, class Finish>
+[[gnu::always_inline]] inline void multiply_tile(const MatrixProduct<T>& product, const Finish& finish,
+                                                 std::int64_t row, std::int64_t column) {
   using P = Pack<T, W>;
   typename P::Real sums[R][V] = {};
   const T* a = product.a + row * product.a_row;
@@ -57,31 +66,52 @@ template <int R, int V, int W, class T>
   }
   for (int r = 0; r < R; ++r) {
     T* c = product.c + (row + r) * product.c_row + column;
-    for (int v = 0; v < V; ++v)
-      P::store(c + v * W, product.accumulate ? P::load(c + v * W) + sums[r][v] : sums[r][v]);
+    for (int v = 0; v < V; ++v) finish.template finish<P>(sums[r][v], row + r, c + v * W);
   }
 }
 
 // All rows of V vectors of columns.
-template <int V, int W, class T>
-[[gnu::noinline]] void multiply_panel(const MatrixProduct<T>& product, std::int64_t rows, std::int64_t column) {
+template <int V, int W, class T, class Finish>
+[[gnu::noinline]] void multiply_panel(const MatrixProduct<T>& product, const Finish& finish, std::int64_t rows,
+                                      std::int64_t column) {
   std::int64_t row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows) multiply_tile<kTileRows, V, W>(product, row, column);
+  for (; row + kTileRows <= rows; row += kTileRows) multiply_tile<kTileRows, V, W>(product, finish, row, column);
   static_assert(kTileRows == 6, "one case for each number of rows that may be left");
   switch (rows - row) {
     case 5:
-      return multiply_tile<5, V, W>(product, row, column);
+      return multiply_tile<5, V, W>(product, finish, row, column);
     case 4:
-      return multiply_tile<4, V, W>(product, row, column);
+      return multiply_tile<4, V, W>(product, finish, row, column);
     case 3:
-      return multiply_tile<3, V, W>(product, row, column);
+      return multiply_tile<3, V, W>(product, finish, row, column);
     case 2:
-      return multiply_tile<2, V, W>(product, row, column);
+      return multiply_tile<2, V, W>(product, finish, row, column);
     case 1:
-      return multiply_tile<1, V, W>(product, row, column);
+      return multiply_tile<1, V, W>(product, finish, row, column);
     default:
       return;
   }
+}
+
+// The columns of C that fill whole vectors; returns how many.
+template <class T, class Finish>
+std::int64_t multiply_vectors(const MatrixProduct<T>& product, const Finish& finish, std::int64_t rows,
+                              std::int64_t columns) {
+  constexpr int W = kLanes<T>;
+  std::int64_t column = 0;
+  for (; column + kTileVectors * W <= columns; column += kTileVectors * W)
+    multiply_panel<kTileVectors, W>(product, finish, rows, column);
+  if constexpr (kTileVectors > 2) {
+    if (column + 2 * W <= columns) {
+      multiply_panel<2, W>(product, finish, rows, column);
+      column += 2 * W;
+    }
+  }
+  if (column + W <= columns) {
+    multiply_panel<1, W>(product, finish, rows, column);
+    column += W;
+  }
+  return column;
 }
 
 // C[i * c_row + j] (+)= sum over p of A[i * a_row + p * a_step] * B[p * b_row + j], for i < rows, j < columns and
@@ -93,19 +123,10 @@ template <int V, int W, class T>
 template <class T>
 void multiply(std::int64_t rows, std::int64_t columns, std::int64_t steps, const T* a, std::int64_t a_row,
               std::int64_t a_step, const T* b, std::int64_t b_row, T* c, std::int64_t c_row, bool accumulate) {
-  constexpr int W = kLanes<T>;
-  const MatrixProduct<T> product{steps, a, a_row, a_step, b, b_row, c, c_row, accumulate};
-  std::int64_t column = 0;
-  for (; column + kTileVectors * W <= columns; column += kTileVectors * W)
-    multiply_panel<kTileVectors, W>(product, rows, column);
-  if constexpr (kTileVectors > 2) {
-    if (column + 2 * W <= columns) {
-      multiply_panel<2, W>(product, rows, column);
-      column += 2 * W;
-    }
-  }
-  for_lanes<T>(column, columns, [&](auto width, std::int64_t index) {
-    multiply_panel<1, decltype(width)::value>(product, rows, index);
+  const MatrixProduct<T> product{steps, a, a_row, a_step, b, b_row, c, c_row};
+  const KeepSums<T> keep{accumulate};
+  for_lanes<T>(multiply_vectors(product, keep, rows, columns), columns, [&](auto width, std::int64_t index) {
+    multiply_panel<1, decltype(width)::value>(product, keep, rows, index);
   });
 }
 

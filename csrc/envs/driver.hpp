@@ -10,6 +10,24 @@ namespace metafast {
 // Internal linkage: each instruction-set level has its own copy, which the linker must not merge.
 namespace {
 
+// Lists the positions whose flag is not 0; returns how many.
+std::int64_t collect(const std::uint8_t* flags, std::int64_t count, std::int32_t* indices) {
+  std::int64_t found = 0;
+  std::int32_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    std::uint64_t eight;
+    std::memcpy(&eight, flags + i, 8);
+    if (eight == 0) continue;
+    for (std::int32_t j = 0; j < 8; ++j) {
+      indices[found] = i + j;
+      found += flags[i + j] != 0;
+    }
+  }
+  for (; i < count; ++i)
+    if (flags[i]) indices[found++] = i;
+  return found;
+}
+
 // One tile of a batch: its `count` environments begin at environment `first`.
 class TileDriver {
  public:
@@ -31,7 +49,7 @@ class TileDriver {
 
     std::int32_t indices[kTile];
     // In next_step mode an ended environment is stepped with the others, and its result overwritten by the reset's.
-    const std::int64_t num_ended = mode == AutoresetMode::next_step ? collect(ended, indices) : 0;
+    const std::int64_t num_ended = mode == AutoresetMode::next_step ? collect(ended, count_, indices) : 0;
     if (batch_.begin_before_step) {
       std::memset(terminated, 0, static_cast<std::size_t>(count_));
       for (std::int64_t i = 0; i < num_ended; ++i) terminated[indices[i]] = kIgnored;
@@ -62,7 +80,7 @@ class TileDriver {
 
     if (const std::int64_t index = observe(-1, nullptr, observations); index >= 0) return index;
     if (mode == AutoresetMode::same_step) {
-      const std::int64_t num_over = collect(ended, indices);
+      const std::int64_t num_over = collect(ended, count_, indices);
       if (num_over == 0) return -1;
       std::byte* const final_observations = result.final_observations + first_ * batch_.observation_bytes;
       for (std::int64_t i = 0; i < num_over; ++i) {
@@ -82,7 +100,7 @@ class TileDriver {
     std::int32_t indices[kTile];
     std::int64_t num_indices = count_;
     if (mask != nullptr)
-      num_indices = collect(mask + first_, indices);
+      num_indices = collect(mask + first_, count_, indices);
     else
       for (std::int32_t i = 0; i < count_; ++i) indices[i] = i;
     if (num_indices == 0) return -1;
@@ -137,24 +155,6 @@ class TileDriver {
       truncated[i] = elapsed_steps[i] >= limit;
     }
     for (std::int64_t i = 0; i < count; ++i) ended[i] = terminated[i] | truncated[i];
-  }
-
-  // Lists the positions whose flag is not 0.
-  std::int64_t collect(const std::uint8_t* flags, std::int32_t* indices) const {
-    std::int64_t found = 0;
-    std::int32_t i = 0;
-    for (; i + 8 <= count_; i += 8) {
-      std::uint64_t eight;
-      std::memcpy(&eight, flags + i, 8);
-      if (eight == 0) continue;
-      for (std::int32_t j = 0; j < 8; ++j) {
-        indices[found] = i + j;
-        found += flags[i + j] != 0;
-      }
-    }
-    for (; i < count_; ++i)
-      if (flags[i]) indices[found++] = i;
-    return found;
   }
 
   const Batch& batch_;

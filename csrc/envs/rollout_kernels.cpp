@@ -95,10 +95,13 @@ class TileRollout {
   // What the driver knows before it steps: which rows begin episodes, and which only reset.
   void mark_rows(std::int64_t step) const {
     const std::int64_t row = step * plan_.num_envs;
-    for (std::int64_t env = begin_; env < end_; ++env)
-      arrays_.starts[row + env] = batch_.elapsed_steps[env] == 0 && !batch_.ended[env];
-    if (arrays_.mask != nullptr)
-      for (std::int64_t env = begin_; env < end_; ++env) arrays_.mask[row + env] = !batch_.ended[env];
+    const std::int32_t* const __restrict elapsed_steps = batch_.elapsed_steps;
+    const std::uint8_t* const __restrict ended = batch_.ended;
+    std::uint8_t* const __restrict starts = arrays_.starts + row;
+    for (std::int64_t env = begin_; env < end_; ++env) starts[env] = (elapsed_steps[env] == 0) & !ended[env];
+    if (arrays_.mask == nullptr) return;
+    std::uint8_t* const __restrict mask = arrays_.mask + row;
+    for (std::int64_t env = begin_; env < end_; ++env) mask[env] = !ended[env];
   }
 
   // The observations of up to kBlockColumns environments go through the network's body; `state` is their hidden state,
@@ -136,22 +139,43 @@ class TileRollout {
         most_probable_actions(head, pass_.distribution, columns, actions_, columns_scratch_);
         if (head.kind == Head::categorical) normalize_logits(head, pass_.distribution, columns, columns_scratch_);
       } else {
-        fill_noise(plan_.key, first, step, is_gaussian(head), 0, head.action_size, columns, noise_);
+        for (std::int64_t k = 0; k < head.action_size; ++k)
+          fill_noise(plan_.key, first, step, is_gaussian(head), k, columns, noise_ + k * columns);
         sample_actions(head, pass_.distribution, noise_, columns, actions_, columns_scratch_);
       }
       find_log_probs(head, pass_.distribution, actions_, columns, log_probs_);
-      for (std::int64_t c = 0; c < count; ++c) {
-        arrays_.log_probs[row + first + c] = log_probs_[c];
-        arrays_.values[row + first + c] = pass_.state_value[c];
-        // Of an environment that is only reset nobody asks for an action.
-        const bool usable = log_probs_[c] - log_probs_[c] == T(0) || batch_.ended[first + c];
-        if (!usable && unusable < 0) unusable = first + c;
-      }
+      keep(log_probs_, count, arrays_.log_probs + row + first);
+      keep(pass_.state_value, count, arrays_.values + row + first);
+      if (unusable < 0) unusable = find_unusable(first, count);
       if (network_.gru.width > 0)
         for (std::int64_t i = 0; i < network_.gru.width * columns; ++i) state[i] = next_hidden_[i];
       if (unusable < 0) translate(row, first, count, columns);
     });
     return unusable;
+  }
+
+  // One element of each of `count` rows.
+  template <class Element, class Convert>
+  static void write_rows(const T* __restrict column, std::int64_t count, std::int64_t row_size, Element* __restrict to,
+                         const Convert& convert) {
+    if (row_size > 1)
+      for (std::int64_t c = 0; c < count; ++c) to[c * row_size] = convert(column[c]);
+    else
+      for (std::int64_t c = 0; c < count; ++c) to[c] = convert(column[c]);
+  }
+  static void keep(const T* column, std::int64_t count, T* to) {
+    write_rows(column, count, 1, to, [](T value) { return value; });
+  }
+
+  // An action whose log-probability is not finite was drawn from no distribution. Of an environment that is only reset
+  // nobody asks for an action.
+  std::int64_t find_unusable(std::int64_t first, std::int64_t count) const {
+    const T* const __restrict log_probs = log_probs_;
+    std::int32_t found = 0;
+    for (std::int64_t c = 0; c < count; ++c) found += log_probs[c] - log_probs[c] == T(0) ? 0 : 1;
+    for (std::int64_t c = 0; found > 0 && c < count; ++c)
+      if (!(log_probs[c] - log_probs[c] == T(0)) && !batch_.ended[first + c]) return first + c;
+    return -1;
   }
 
   void clear_started(std::int64_t row, std::int64_t first, std::int64_t count, T* state) const {
@@ -167,12 +191,14 @@ class TileRollout {
     const ActionTranslation& to = plan_.actions;
     const auto whole = [&](auto* env_actions) {
       using Whole = std::remove_pointer_t<decltype(env_actions)>;
-      for (std::int64_t k = 0; k < size; ++k)
-        for (std::int64_t c = 0; c < count; ++c) {
-          const auto choice = static_cast<std::int64_t>(actions_[k * columns + c]);
-          arrays_.whole_actions[(row + first + c) * size + k] = choice;
-          env_actions[(first + c) * size + k] = static_cast<Whole>(choice + to.start[k]);
-        }
+      for (std::int64_t k = 0; k < size; ++k) {
+        const T* const chosen = actions_ + k * columns;
+        const std::int64_t start = to.start[k];
+        write_rows(chosen, count, size, arrays_.whole_actions + (row + first) * size + k,
+                   [](T action) { return static_cast<std::int64_t>(action); });
+        write_rows(chosen, count, size, env_actions + first * size + k,
+                   [start](T action) { return static_cast<Whole>(static_cast<std::int64_t>(action) + start); });
+      }
     };
     const auto real = [&](auto* env_actions) {
       using Real = std::remove_pointer_t<decltype(env_actions)>;
@@ -208,29 +234,32 @@ class TileRollout {
   // The values of the last observations of episodes that were cut. In next_step mode they are the next rows'.
   void value_truncated(std::int64_t step) {
     const std::int64_t row = step * plan_.num_envs;
-    std::uint8_t any_ended = 0;
-    for (std::int64_t env = begin_; env < end_; ++env)
-      any_ended |= arrays_.terminated[row + env] | arrays_.truncated[row + env];
-    if (!any_ended) return;
-    std::int64_t envs[kBlockColumns];
-    std::int64_t count = 0;
+    std::uint8_t over[kTile];
+    const std::uint8_t* const __restrict terminated = arrays_.terminated + row + begin_;
+    const std::uint8_t* const __restrict truncated = arrays_.truncated + row + begin_;
+    for (std::int64_t i = 0; i < end_ - begin_; ++i) over[i] = terminated[i] | truncated[i];
+    std::int32_t indices[kTile];
+    const std::int64_t num_over = collect(over, end_ - begin_, indices);
+    if (num_over == 0) return;
     const bool same_step = batch_.autoreset_mode == AutoresetMode::same_step;
     const std::byte* const rows =
         same_step ? arrays_.final_observations + row * batch_.observation_bytes : observations_at(step + 1);
-    for (std::int64_t env = begin_; env < end_; ++env) {
-      if (arrays_.truncated[row + env] && !arrays_.terminated[row + env]) envs[count++] = env;
-      if (count == 0 || (count < kBlockColumns && env + 1 < end_)) continue;
+    std::int64_t envs[kBlockColumns];
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < num_over; ++i) {
+      if (!terminated[indices[i]]) envs[count++] = begin_ + indices[i];
+      if (count == 0 || (count < kBlockColumns && i + 1 < num_over)) continue;
       infer(rows, envs, count, gathered_hidden(envs, count));
       pass_.run_value(network_, plan_.parameters);
       for (std::int64_t c = 0; c < count; ++c) arrays_.final_values[row + envs[c]] = pass_.state_value[c];
       count = 0;
     }
-    if (!same_step)
-      for (std::int64_t env = begin_; env < end_; ++env)
-        if (arrays_.terminated[row + env] | arrays_.truncated[row + env])
-          __builtin_memcpy(arrays_.final_observations + (row + env) * batch_.observation_bytes,
-                           observations_at(step + 1) + env * batch_.observation_bytes,
-                           static_cast<std::size_t>(batch_.observation_bytes));
+    for (std::int64_t i = 0; !same_step && i < num_over; ++i) {
+      const std::int64_t env = begin_ + indices[i];
+      __builtin_memcpy(arrays_.final_observations + (row + env) * batch_.observation_bytes,
+                       observations_at(step + 1) + env * batch_.observation_bytes,
+                       static_cast<std::size_t>(batch_.observation_bytes));
+    }
   }
 
   T* gathered_hidden(const std::int64_t* envs, std::int64_t count) const {

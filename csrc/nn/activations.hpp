@@ -58,40 +58,39 @@ METAFAST_FORMULA T softplus(T x) {
 
 namespace {
 
-// y = tanh(y), whole vectors; the bits are network_tanh's.
-[[gnu::always_inline]] inline void tanh_all(std::int64_t count, float* y) {
-  using P = Pack<float, kLanes<float>>;
-  for (std::int64_t c = 0; c < count; c += P::kWidth) {
-    const auto x = P::clamp(P::load(y + c), P::fill(-kTanhRange), P::fill(kTanhRange));
-    P::store(y + c, tanh_within_range(x));
+// The same for a vector. Out of line in double, where it is long and speed matters less.
+template <class P>
+[[gnu::noinline]] void tanh_in_memory(double* lanes) {
+  for (int lane = 0; lane < P::kWidth; ++lane) lanes[lane] = network_tanh(lanes[lane]);
+}
+template <class P>
+[[gnu::always_inline]] inline typename P::Real tanh_of_lanes(typename P::Real x) {
+  if constexpr (sizeof(typename P::Element) == 4) {
+    return tanh_within_range(P::clamp(x, P::fill(-kTanhRange), P::fill(kTanhRange)));
+  } else {
+    double lanes[P::kWidth];
+    P::store(lanes, x);
+    tanh_in_memory<P>(lanes);
+    return P::load(lanes);
   }
 }
-[[gnu::always_inline]] inline void tanh_all(std::int64_t count, double* y) {
-  for_columns(count, [=](std::int64_t c) { y[c] = network_tanh(y[c]); });
+template <class P>
+[[gnu::always_inline]] inline typename P::Real sigmoid_of_lanes(typename P::Real x) {
+  const auto half = P::fill(typename P::Element(0.5));
+  return P::multiply_add(half, tanh_of_lanes<P>(half * x), half);
 }
 
-// y = sigmoid(y).
-template <class T>
-[[gnu::always_inline]] inline void sigmoid_all(std::int64_t count, T* __restrict y) {
-  for_columns(count, [=](std::int64_t c) { y[c] *= T(0.5); });
-  tanh_all(count, y);
-  for_columns(count, [=](std::int64_t c) { y[c] = T(0.5) + T(0.5) * y[c]; });
-}
-
-// y = activation(y) in place. Of silu, `sigmoids` keeps what its derivative needs.
+// y = activation(y) in place, of all but tanh, which the product of the layer ends with (dense.hpp). Of silu, `sigmoids`
+// keeps what its derivative needs.
 template <class T>
 void activate(Activation activation, std::int64_t count, T* __restrict y, T* __restrict sigmoids) {
-  switch (activation) {
-    case Activation::identity:
-      return;
-    case Activation::tanh:
-      return tanh_all(count, y);
-    case Activation::relu:
-      return for_columns(count, [=](std::int64_t c) { y[c] = y[c] < T(0) ? T(0) : y[c]; });
-    case Activation::silu:
-      for_columns(count, [=](std::int64_t c) { sigmoids[c] = y[c]; });
-      sigmoid_all(count, sigmoids);
-      return for_columns(count, [=](std::int64_t c) { y[c] *= sigmoids[c]; });
+  if (activation == Activation::relu) for_columns(count, [=](std::int64_t c) { y[c] = y[c] < T(0) ? T(0) : y[c]; });
+  if (activation != Activation::silu) return;
+  using P = Pack<T, kLanes<T>>;
+  for (std::int64_t c = 0; c < count; c += P::kWidth) {
+    const auto x = P::load(y + c), sigmoid = sigmoid_of_lanes<P>(x);
+    P::store(sigmoids + c, sigmoid);
+    P::store(y + c, x * sigmoid);
   }
 }
 

@@ -13,12 +13,13 @@
 namespace metafast {
 namespace {
 
+// Element by element through all rows, so that stores are whole vectors.
 template <class T, class Element>
 void take_elements(const Element* rows, std::int64_t size, const std::int64_t* indices, std::int64_t count,
                    std::int64_t columns, T* x) {
-  for (std::int64_t c = 0; c < count; ++c) {
-    const Element* const row = rows + indices[c] * size;
-    for (std::int64_t k = 0; k < size; ++k) x[k * columns + c] = static_cast<T>(row[k]);
+  for (std::int64_t k = 0; k < size; ++k) {
+    T* const __restrict to = x + k * columns;
+    for (std::int64_t c = 0; c < count; ++c) to[c] = static_cast<T>(rows[indices[c] * size + k]);
   }
 }
 

@@ -42,26 +42,53 @@ struct TowerTape {
   }
 };
 
-// C (+)= A B as in matrix.hpp, in blocks of steps: of B, which every row of A meets, a block stays in the first-level
-// cache.
-template <class T>
-void multiply_in_blocks(std::int64_t rows, std::int64_t columns, std::int64_t steps, const T* a, std::int64_t a_row,
-                        std::int64_t a_step, const T* b, T* c, bool accumulate) {
-  constexpr std::int64_t kBlockSteps = 96;
-  for (std::int64_t first = 0; first < steps; first += kBlockSteps) {
-    const std::int64_t count = steps - first < kBlockSteps ? steps - first : kBlockSteps;
-    multiply<T>(rows, columns, count, a + first * a_step, a_row, a_step, b + first * columns, columns, c, columns,
-                accumulate || first > 0);
+// What a dense layer's sums become.
+template <class T, Activation activation>
+struct FinishLayer {
+  const T* bias;  // or null
+  bool accumulate;
+  template <class P>
+  [[gnu::always_inline]] void finish(typename P::Real sums, std::int64_t row, T* c) const {
+    static_assert(activation == Activation::identity || activation == Activation::tanh);
+    if (accumulate) sums += P::load(c);
+    if (bias != nullptr) sums += P::fill(bias[row]);
+    P::store(c, activation == Activation::tanh ? tanh_of_lanes<P>(sums) : sums);
   }
+};
+
+// C (+)= A B as in matrix.hpp, in blocks of steps: of B, which every row of A meets, a block stays in the first-level
+// cache. `Finish` is told whether there are sums to add to.
+template <class Finish, class T>
+void multiply_in_blocks(std::int64_t rows, std::int64_t columns, std::int64_t steps, const T* a, std::int64_t a_row,
+                        std::int64_t a_step, const T* b, T* c, Finish finish) {
+  constexpr std::int64_t kBlockSteps = 96;
+  while (steps > kBlockSteps) {
+    multiply<T>(rows, columns, kBlockSteps, a, a_row, a_step, b, columns, c, columns, finish.accumulate);
+    finish.accumulate = true;
+    steps -= kBlockSteps;
+    a += kBlockSteps * a_step;
+    b += kBlockSteps * columns;
+  }
+  multiply_vectors(MatrixProduct<T>{steps, a, a_row, a_step, b, columns, c, columns}, finish, rows, columns);
 }
 
 // W x, or with a bias W x + b, for `rows` rows of a weight matrix.
 template <class T>
 void multiply_weight(const T* weight, const T* bias, std::int64_t rows, std::int64_t inputs, const T* x,
-                     std::int64_t columns, T* y, bool accumulate) {
-  if (bias != nullptr && !accumulate)
-    for (std::int64_t row = 0; row < rows; ++row) fill(y + row * columns, columns, bias[row]);
-  multiply_in_blocks(rows, columns, inputs, weight, inputs, 1, x, y, accumulate || bias != nullptr);
+                     std::int64_t columns, T* y) {
+  multiply_in_blocks(rows, columns, inputs, weight, inputs, 1, x, y, FinishLayer<T, Activation::identity>{bias, false});
+}
+
+template <class T>
+void run_layer(const DenseLayer& layer, const T* parameters, const T* x, std::int64_t columns, T* y, T* sigmoids) {
+  const T* const weight = parameters + layer.weight;
+  const T* const bias = layer.bias < 0 ? nullptr : parameters + layer.bias;
+  const auto run = [&](auto finish) {
+    multiply_in_blocks(layer.outputs, columns, layer.inputs, weight, layer.inputs, 1, x, y, finish);
+  };
+  if (layer.activation == Activation::tanh) return run(FinishLayer<T, Activation::tanh>{bias, false});
+  run(FinishLayer<T, Activation::identity>{bias, false});
+  activate(layer.activation, layer.outputs * columns, y, sigmoids);
 }
 
 // Returns the last layer's outputs, or `input` where there is no layer.
@@ -71,9 +98,7 @@ const T* run_tower(const Tower& tower, const T* parameters, const T* input, std:
   for (std::int64_t k = 0; k < tower.num_layers; ++k) {
     const DenseLayer& layer = tower.layers[k];
     T* const output = tape.outputs[k];
-    multiply_weight(parameters + layer.weight, layer.bias < 0 ? nullptr : parameters + layer.bias, layer.outputs,
-                    layer.inputs, input, columns, output, false);
-    activate(layer.activation, layer.outputs * columns, output, tape.sigmoids[k]);
+    run_layer(layer, parameters, input, columns, output, tape.sigmoids[k]);
     input = output;
   }
   return input;
@@ -110,7 +135,7 @@ void add_weight_gradient(const T* delta, std::int64_t rows, const T* x, std::int
 template <class T>
 void multiply_transposed_weight(const T* weight, std::int64_t rows, std::int64_t inputs, const T* delta,
                                 std::int64_t columns, T* x_gradient, bool accumulate) {
-  multiply_in_blocks(inputs, columns, rows, weight, 1, inputs, delta, x_gradient, accumulate);
+  multiply_in_blocks(inputs, columns, rows, weight, 1, inputs, delta, x_gradient, KeepSums<T>{accumulate});
 }
 
 // Takes the gradient of the tower's outputs, [rows, columns], in `delta` (overwritten) and adds those of its parameters. The gradient of

@@ -31,6 +31,40 @@ struct GruTape {
   }
 };
 
+// The sums U h of r and z become those gates. W x is there.
+template <class T>
+struct FinishGates {
+  const T* input_bias;
+  const T* hidden_bias;
+  bool accumulate = true;
+  template <class P>
+  [[gnu::always_inline]] void finish(typename P::Real sums, std::int64_t row, T* gate) const {
+    P::store(gate, sigmoid_of_lanes<P>(P::load(gate) + sums + P::fill(input_bias[row] + hidden_bias[row])));
+  }
+};
+
+// The sums U_n h become q, and the rest of the step follows. W_n x + b_n lies in `candidate`.
+template <class T>
+struct FinishStep {
+  const T* bias;
+  const T* hidden;
+  T* next_hidden;
+  GruTape<T> tape;
+  std::int64_t count;  // elements of a gate
+  bool accumulate = false;
+  template <class P>
+  [[gnu::always_inline]] void finish(typename P::Real sums, std::int64_t row, T* q) const {
+    if (accumulate) sums += P::load(q);
+    sums += P::fill(bias[row]);
+    P::store(q, sums);
+    const std::int64_t i = q - tape.recurrent;
+    const auto r = P::load(tape.gates + i), z = P::load(tape.gates + count + i);
+    const auto n = tanh_of_lanes<P>(P::multiply_add(r, sums, P::load(tape.candidate + i)));
+    P::store(tape.candidate + i, n);
+    P::store(next_hidden + i, P::multiply_add(z, P::load(hidden + i) - n, n));
+  }
+};
+
 template <class T>
 void run_gru(const GruLayer& gru, const T* parameters, const T* x, const T* hidden, std::int64_t columns,
              const GruTape<T>& tape, T* next_hidden) {
@@ -39,25 +73,12 @@ void run_gru(const GruLayer& gru, const T* parameters, const T* x, const T* hidd
   const T* const hidden_weight = parameters + gru.hidden_weight;
   const T* const input_bias = parameters + gru.input_bias;
   const T* const hidden_bias = parameters + gru.hidden_bias;
-  for (std::int64_t row = 0; row < 2 * H; ++row)
-    fill(tape.gates + row * columns, columns, input_bias[row] + hidden_bias[row]);
-  multiply_weight<T>(input_weight, nullptr, 2 * H, gru.inputs, x, columns, tape.gates, true);
-  multiply_weight<T>(hidden_weight, nullptr, 2 * H, H, hidden, columns, tape.gates, true);
-  multiply_weight(input_weight + 2 * H * gru.inputs, input_bias + 2 * H, H, gru.inputs, x, columns, tape.candidate,
-                  false);
-  multiply_weight(hidden_weight + 2 * H * H, hidden_bias + 2 * H, H, H, hidden, columns, tape.recurrent, false);
-  const std::int64_t count = H * columns;
-  T* const __restrict reset = tape.gates;
-  T* const __restrict update = tape.gates + count;
-  T* const __restrict candidate = tape.candidate;
-  const T* const __restrict recurrent = tape.recurrent;
-  sigmoid_all(2 * count, tape.gates);
-  for_columns(count, [=](std::int64_t c) { candidate[c] += reset[c] * recurrent[c]; });
-  tanh_all(count, tape.candidate);
-  for_columns(count, [=](std::int64_t c) {
-    const T z = update[c];
-    next_hidden[c] = (T(1) - z) * candidate[c] + z * hidden[c];
-  });
+  multiply_weight<T>(input_weight, nullptr, 2 * H, gru.inputs, x, columns, tape.gates);
+  multiply_weight(input_weight + 2 * H * gru.inputs, input_bias + 2 * H, H, gru.inputs, x, columns, tape.candidate);
+  multiply_in_blocks(2 * H, columns, H, hidden_weight, H, 1, hidden, tape.gates,
+                     FinishGates<T>{input_bias, hidden_bias});
+  multiply_in_blocks(H, columns, H, hidden_weight + 2 * H * H, H, 1, hidden, tape.recurrent,
+                     FinishStep<T>{hidden_bias + 2 * H, hidden, next_hidden, tape, H * columns});
 }
 
 // Of the step that run_gru took from `x` and `hidden`: `hidden_gradient` holds the gradient of next_hidden and then that

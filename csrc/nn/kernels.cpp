@@ -15,18 +15,13 @@ constexpr LearningKernels<T> kLearning = {&scratch_size<T>, &add_gradient<T>, &a
 
 void fill_noise_of_rollout(std::uint64_t key, std::int64_t num_steps, std::int64_t num_envs, bool normal,
                            std::int64_t size, float* noise) {
-  constexpr std::int64_t kComponents = 64;
-  float block[kComponents * kBlockColumns];
+  float block[kBlockColumns];
   for (std::int64_t step = 0; step < num_steps; ++step)
     for (std::int64_t first = 0; first < num_envs; first += kBlockColumns) {
       const std::int64_t envs = num_envs - first < kBlockColumns ? num_envs - first : kBlockColumns;
-      const std::int64_t columns = padded_columns(envs);
-      for (std::int64_t begin = 0; begin < size; begin += kComponents) {
-        const std::int64_t end = size - begin < kComponents ? size : begin + kComponents;
-        fill_noise(key, first, step, normal, begin, end, columns, block);
-        for (std::int64_t c = 0; c < envs; ++c)
-          for (std::int64_t k = begin; k < end; ++k)
-            noise[(step * num_envs + first + c) * size + k] = block[(k - begin) * columns + c];
+      for (std::int64_t k = 0; k < size; ++k) {
+        fill_noise(key, first, step, normal, k, padded_columns(envs), block);
+        for (std::int64_t c = 0; c < envs; ++c) noise[(step * num_envs + first + c) * size + k] = block[c];
       }
     }
 }

@@ -12,31 +12,34 @@
 namespace metafast {
 namespace {
 
-// Components [begin, end) of environment first_env + c, for c < columns (at most kBlockColumns): noise[k - begin][c],
-// uniform on [0, 1) or standard normal. Block b of the counter (environment, b, step) makes components 4 b to 4 b + 3,
-// or, normal, 2 b and 2 b + 1; `begin` is a multiple of that.
-void fill_noise(std::uint64_t key, std::int64_t first_env, std::int64_t step, bool normal, std::int64_t begin,
-                std::int64_t end, std::int64_t columns, float* noise) {
-  std::uint32_t words[4][kBlockColumns];
-  const std::int64_t components = normal ? 2 : 4;
-  for (std::int64_t first = begin; first < end; first += components) {
-    for (std::int64_t column = 0; column < columns; column += kPhiloxLanes) {
-      PhiloxLanes env{};
-      for (int lane = 0; lane < kPhiloxLanes; ++lane) env[lane] = static_cast<std::uint64_t>(first_env + column + lane);
-      PhiloxLanes counter[4] = {env, env >> 32, PhiloxLanes{} + static_cast<std::uint64_t>(first / components),
+// Component `component` of environment first_env + c, for c < columns: uniform on [0, 1) or standard normal.
+//
+// A block of the generator's four words serves the environments that need them, 4 (or, normal, 2), which lie a group of
+// columns apart: environment e has the block of the counter (e / (16 shared) * 16 + e % 16, component, step), and there
+// the word, or pair of words, e / 16 % shared. `first_env` is a multiple of kBlockColumns.
+void fill_noise(std::uint64_t key, std::int64_t first_env, std::int64_t step, bool normal, std::int64_t component,
+                std::int64_t columns, float* noise) {
+  const std::int64_t shared = normal ? 2 : 4;
+  for (std::int64_t first = 0; first < columns; first += shared * kColumnGroup) {
+    std::uint32_t words[4][kColumnGroup];
+    for (std::int64_t column = 0; column < kColumnGroup; column += kPhiloxLanes) {
+      PhiloxLanes block{};
+      for (int lane = 0; lane < kPhiloxLanes; ++lane)
+        block[lane] = static_cast<std::uint64_t>((first_env + first) / shared + column + lane);
+      PhiloxLanes counter[4] = {block, block >> 32, PhiloxLanes{} + static_cast<std::uint64_t>(component),
                                 PhiloxLanes{} + static_cast<std::uint64_t>(step)};
       philox_lanes(counter, PhiloxLanes{} + (key & 0xFFFFFFFFu), PhiloxLanes{} + (key >> 32));
       for (int k = 0; k < 4; ++k) store_lower_halves(counter[k], words[k] + column);
     }
-    for (std::int64_t k = first; k < end && k < first + components; ++k) {
-      float* const __restrict row = noise + (k - begin) * columns;
+    for (std::int64_t group = 0; group < shared && first + group * kColumnGroup < columns; ++group) {
+      float* const __restrict to = noise + first + group * kColumnGroup;
       if (normal) {
-        const std::uint32_t* const radius_words = words[2 * (k - first)];
-        const std::uint32_t* const angle_words = words[2 * (k - first) + 1];
-        for_columns(columns, [=](std::int64_t c) { row[c] = normal_float(radius_words[c], angle_words[c]); });
+        const std::uint32_t* const radius_words = words[2 * group];
+        const std::uint32_t* const angle_words = words[2 * group + 1];
+        for_columns(kColumnGroup, [=](std::int64_t c) { to[c] = normal_float(radius_words[c], angle_words[c]); });
       } else {
-        const std::uint32_t* const uniform_words = words[k - first];
-        for_columns(columns, [=](std::int64_t c) { row[c] = uniform_float(uniform_words[c]); });
+        const std::uint32_t* const uniform_words = words[group];
+        for_columns(kColumnGroup, [=](std::int64_t c) { to[c] = uniform_float(uniform_words[c]); });
       }
     }
   }
