@@ -17,6 +17,8 @@ namespace {
 // Gradients of slices are summed in order; no more of them than this, and no more memory for them.
 constexpr std::int64_t kMostSlices = 64;
 constexpr std::int64_t kMostSliceBytes = std::int64_t{1} << 26;
+// In elements: the gradients of slices begin at whole vectors.
+constexpr std::int64_t kGradientAlignment = 16;
 // Parameters in a piece of what is done to each of them.
 constexpr std::int64_t kParameterSlice = 16384;
 
@@ -49,12 +51,13 @@ class Update {
         parameters_(parameters),
         first_(first),
         second_(second),
-        size_(network.num_parameters) {
+        size_(network.num_parameters),
+        stride_((size_ + kGradientAlignment - 1) / kGradientAlignment * kGradientAlignment) {
     minibatch_rows_ = (settings.rows + settings.minibatches - 1) / settings.minibatches;
     const std::int64_t steps = recurrent() ? experience.num_steps : 1;
     slice_rows_ = slice_rows(minibatch_rows_);
     const std::int64_t slices = (minibatch_rows_ + slice_rows_ - 1) / slice_rows_;
-    gradients_ = AlignedMemory(slices * size_ * bytes());
+    gradients_ = AlignedMemory(slices * stride_ * bytes());
     slice_sums_.resize(static_cast<std::size_t>(slices * kNumDiagnostics));
     const int threads = static_cast<int>(std::min<std::int64_t>(get_num_threads(), slices));
     scratch_ = std::make_unique<ScratchBlocks>(
@@ -144,7 +147,7 @@ class Update {
         [&](std::int64_t slice) {
           const ScratchBlocks::Block scratch(*scratch_);
           const std::int64_t begin = slice * slice_rows_;
-          T* const gradient = gradients + slice * size_;
+          T* const gradient = gradients + slice * stride_;
           double* const sums = slice_sums_.data() + slice * kNumDiagnostics;
           std::memset(gradient, 0, static_cast<std::size_t>(size_ * bytes()));
           std::fill_n(sums, kNumDiagnostics, 0.0);
@@ -160,7 +163,7 @@ class Update {
     for_each_slice(pieces, [&](std::int64_t piece) {
       const std::int64_t begin = piece * kParameterSlice;
       squares_[static_cast<std::size_t>(piece)] =
-          table.reduce(gradients, slices, size_, begin, std::min(begin + kParameterSlice, size_));
+          table.reduce(gradients, slices, stride_, begin, std::min(begin + kParameterSlice, size_));
     });
     double square = 0;
     for (const double part : squares_) square += part;
@@ -192,6 +195,7 @@ class Update {
   AdamOptions optimizer_;
   T *parameters_, *first_, *second_;
   const std::int64_t size_;
+  const std::int64_t stride_;  // from one slice's gradient to the next
   std::int64_t minibatch_rows_, slice_rows_;
   double num_rows_ = 0;
   AlignedMemory gradients_;

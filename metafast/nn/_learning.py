@@ -262,7 +262,8 @@ def check_choices(distribution: Any, actions: Array) -> None:
     if actions.dtype != np.int64:
         return
     limits = np.array(distribution.choices or 2).reshape(distribution.action_shape if distribution.choices else ())
-    if (actions < 0).any() or (actions >= limits).any():
+    steps = tuple(range(actions.ndim - limits.ndim))
+    if actions.min() < 0 or (actions.max(steps) >= limits).any():
         raise ValueError(f"actions must be choices counted from 0, below {limits.tolist()}")
 
 
@@ -276,5 +277,11 @@ def list_rows(policy: ActorCritic, shape: tuple[int, ...], mask: Array | None) -
 def explained_variance(values: Array, returns: Array, mask: Array | None) -> float:
     targets = returns if mask is None else returns[mask]
     errors = targets - (values if mask is None else values[mask])
-    variance = float(np.var(targets, dtype=np.float64))
-    return math.nan if variance == 0 else 1 - float(np.var(errors, dtype=np.float64)) / variance
+    variance = _variance(targets)
+    return math.nan if variance == 0 else 1 - _variance(errors) / variance
+
+
+def _variance(numbers: Array) -> float:
+    centred = numbers.astype(np.float64).ravel()
+    centred -= centred.mean()
+    return float(centred @ centred) / centred.size

@@ -107,7 +107,8 @@ def test_large_scores(isa, queries, magnitude):
     of_score = scale * torch.finfo(torch.float32).eps * (largest[2] * largest[3] + cotangents[1].max().item())
     floors = [of_score * largest[1], of_score * largest[0] * queries**0.5, 0.0]
     for result, alike, wanted, floor in zip(results, eager, exact, floors, strict=True):
-        bound = max(5e-6 * wanted.abs().max(), slack * (alike - wanted).abs().max(), floor)
+        # A score of some hundreds is rounded by 1e-5, and its weight with it; eager's own error may be less by luck.
+        bound = max(1e-5 * wanted.abs().max(), slack * (alike - wanted).abs().max(), floor)
         assert (result - wanted).abs().max() <= bound
 
 
