@@ -35,6 +35,7 @@ MAX_SECONDS = 150.0
 TARGETS = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCarContinuous-v0": 90.0, "Pendulum-v1": -200.0}
 NUM_SEEDS = {"metafast": 5, "Stable-Baselines3": 1}
 NUM_SEEDS_CARTPOLE = {"metafast": 20, "torch engine": 5, "Stable-Baselines3": 3, "CleanRL": 2}
+CONFIRMING_EPISODES = 400
 # Of the first run, which is not counted.
 WARM_UP_STEPS = 2048
 
@@ -69,11 +70,12 @@ def train_metafast(env_id, seed, directory, max_steps=None, confirm=True, **opti
     result = policy_gradient.train(config)
     confirmed = math.nan
     if result["solved"] and confirm:
-        evaluation = policy_gradient.evaluate(result["run_dir"], 100, "gymnasium", greedy=False, seed=1000 + seed)
+        evaluation = policy_gradient.evaluate(
+            result["run_dir"], CONFIRMING_EPISODES, "gymnasium", greedy=False, seed=1000 + seed
+        )
         confirmed = evaluation["mean_return"]
-        # What a margin does not cover is luck: three standard errors of a mean over 100 episodes.
-        luck = 0.0 if config.target_margin else 0.3 * evaluation["std_return"]
-        assert confirmed >= config.target_return - luck
+        standard_error = evaluation["std_return"] / math.sqrt(CONFIRMING_EPISODES)
+        assert confirmed >= config.target_return - 3 * standard_error
     return Run(result["seconds"], result["env_steps"], result["solved"], confirmed)
 
 

@@ -1,4 +1,4 @@
-// The matrix product that the attention kernels are made of: C (+)= A B for blocks that lie in the caches.
+// The matrix product that attention and networks are made of: C (+)= A B for blocks that lie in the caches.
 //
 // A tile of C (kTileRows x kTileVectors vectors) is summed in registers, while one row of B is loaded and kTileRows
 // elements of A are broadcast for each step (Goto and van de Geijn, "Anatomy of high-performance matrix

@@ -138,9 +138,9 @@ void multiply_transposed_weight(const T* weight, std::int64_t rows, std::int64_t
   multiply_in_blocks(inputs, columns, rows, weight, 1, inputs, delta, x_gradient, KeepSums<T>{accumulate});
 }
 
-// Takes the gradient of the tower's outputs, [rows, columns], in `delta` (overwritten) and adds those of its parameters. The gradient of
-// its input goes to, or is added to, `input_gradient`, unless that is null. `delta` and `other` are both as large as the
-// widest layer.
+// Takes the gradient of the tower's outputs, [rows, columns], in `delta` (overwritten) and adds those of its parameters.
+// The gradient of its input goes to, or is added to, `input_gradient`, unless that is null. `delta` and `other` are both
+// as large as the widest layer.
 template <class T>
 void run_tower_backwards(const Tower& tower, std::int64_t rows, const T* parameters, const T* input,
                          std::int64_t columns, const TowerTape<T>& tape, T* delta, T* other, T* input_gradient,
