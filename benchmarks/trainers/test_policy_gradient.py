@@ -6,7 +6,8 @@
 An environment is learnt when the latest 100 training episodes, of the sampled policy, reach a mean return: 475 in
 CartPole-v1, -100 in Acrobot-v1, 90 in MountainCarContinuous-v0, -200 in Pendulum-v1. Ours is `metafast train --env ENV
 --seed S` with its defaults: beyond that mean it needs as much, or more where the defaults have a margin, on 200 fresh
-episodes, whose time is counted. It is then confirmed on gymnasium's own environment, which is not counted.
+episodes, whose time is counted. It is then confirmed on 400 episodes of gymnasium's own environment, which is not
+counted: a run whose mean there is below the target has not reached it.
 
 Contenders, on one thread each, taking turns seed by seed; imports and a first run of some steps are not counted:
 
@@ -68,15 +69,14 @@ def train_metafast(env_id, seed, directory, max_steps=None, confirm=True, **opti
     steps = {} if max_steps is None else {"total_steps": max_steps}
     config = configure(env_id, seed, directory / f"{seed}-{time.monotonic_ns()}", **options, **steps)
     result = policy_gradient.train(config)
-    confirmed = math.nan
-    if result["solved"] and confirm:
+    reached, confirmed = result["solved"], math.nan
+    if reached and confirm:
         evaluation = policy_gradient.evaluate(
             result["run_dir"], CONFIRMING_EPISODES, "gymnasium", greedy=False, seed=1000 + seed
         )
         confirmed = evaluation["mean_return"]
-        standard_error = evaluation["std_return"] / math.sqrt(CONFIRMING_EPISODES)
-        assert confirmed >= config.target_return - 3 * standard_error
-    return Run(result["seconds"], result["env_steps"], result["solved"], confirmed)
+        reached = confirmed >= config.target_return
+    return Run(result["seconds"], result["env_steps"], reached, confirmed)
 
 
 def train_torch_engine(env_id, seed, directory, max_steps=None):
