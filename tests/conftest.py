@@ -4,7 +4,8 @@ import pytest
 from hypothesis import settings
 
 import metafast
-from metafast import _core
+from common import kernels_on_host
+from metafast import _arrays, _core, _device
 
 # Two slow cores shared with a build: no deadline per example, and the same examples on every run of CI.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
@@ -26,3 +27,28 @@ def restore_num_threads():
     before = metafast.get_num_threads()
     yield
     metafast.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def host_kernels():
+    """The module of CUDA kernels, compiled for the CPU."""
+    return kernels_on_host.build()
+
+
+@pytest.fixture(params=["cuda", "host", "host, threads in reverse"])
+def device(request, monkeypatch):
+    """The torch device of the CUDA kernels: a card; or the CPU, where their source is run thread by thread.
+
+    On the CPU every torch tensor counts as a CUDA tensor while the test runs.
+    """
+    torch = pytest.importorskip("torch")
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device")
+        return torch.device("cuda", 0)
+    kernels = request.getfixturevalue("host_kernels")
+    monkeypatch.setattr(_device, "kernels", lambda: kernels)
+    monkeypatch.setattr(_device, "is_on_device", _arrays.is_torch)
+    monkeypatch.setattr(_device, "stream_of", lambda tensor: (0, 0))
+    monkeypatch.setenv("CUDA_ON_HOST_ORDER", "reversed" if "reverse" in request.param else "forward")
+    return torch.device("cpu")

@@ -4,33 +4,26 @@
 
 #include <cstring>
 
+#include "common/launch.cuh"
+
 namespace metafast {
-namespace {
 
-// Reads the error away, so that it does not stick to the calls that follow.
-const char* words(cudaError_t status) {
-  if (status == cudaSuccess) return nullptr;
-  (void)cudaGetLastError();
-  return cudaGetErrorString(status);
-}
-
-}  // namespace
-
-const char* count_devices(int& count) {
-  count = 0;
-  return words(cudaGetDeviceCount(&count));
-}
-
-const char* describe_device(int index, DeviceDescription& description) {
-  cudaDeviceProp properties;
-  if (const char* failure = words(cudaGetDeviceProperties(&properties, index))) return failure;
-  std::strncpy(description.name, properties.name, sizeof(description.name) - 1);
-  description.name[sizeof(description.name) - 1] = '\0';
-  description.major = properties.major;
-  description.minor = properties.minor;
-  description.multiprocessors = properties.multiProcessorCount;
-  description.memory_bytes = properties.totalGlobalMem;
-  return nullptr;
+std::vector<DeviceDescription> describe_devices() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for CUDA devices");
+  std::vector<DeviceDescription> devices(static_cast<std::size_t>(count));
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, index), "asking for a CUDA device's properties");
+    DeviceDescription& device = devices[static_cast<std::size_t>(index)];
+    std::strncpy(device.name, properties.name, sizeof(device.name) - 1);
+    device.name[sizeof(device.name) - 1] = '\0';
+    device.major = properties.major;
+    device.minor = properties.minor;
+    device.multiprocessors = properties.multiProcessorCount;
+    device.memory_bytes = properties.totalGlobalMem;
+  }
+  return devices;
 }
 
 }  // namespace metafast

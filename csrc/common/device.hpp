@@ -1,9 +1,22 @@
-// What the CUDA runtime says of the cards in this machine.
+// CUDA devices as the host sees them: no header of the CUDA runtime is needed here.
 #pragma once
 
 #include <cstddef>
+#include <stdexcept>
+#include <vector>
 
 namespace metafast {
+
+// What the CUDA runtime refuses, in its words ("no CUDA-capable device is detected").
+struct DeviceError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The stream that the caller's work is queued on: a cudaStream_t of a device.
+struct Stream {
+  int device;
+  void* handle;
+};
 
 struct DeviceDescription {
   char name[256];
@@ -13,8 +26,7 @@ struct DeviceDescription {
   std::size_t memory_bytes;
 };
 
-// Both return null on success, else the runtime's words for what went wrong ("no CUDA-capable device is detected").
-const char* count_devices(int& count);
-const char* describe_device(int index, DeviceDescription& description);
+// The cards of this machine; throws where there is no usable one, or no driver.
+std::vector<DeviceDescription> describe_devices();
 
 }  // namespace metafast

@@ -1,0 +1,52 @@
+"""The one place where CUDA tensors become addresses, and where the module of CUDA kernels is found.
+
+A room's own ``_cuda.py`` checks and prepares what its kernels take, allocates results with torch, whose allocator knows
+the streams, and queues the kernels on the current stream of the tensors' device: nothing waits for the card.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Any
+
+from metafast import _arrays
+
+
+@functools.cache
+def kernels() -> Any:
+    """Return the module of CUDA kernels; ImportError says how to build it where it is missing."""
+    try:
+        return importlib.import_module("metafast._cuda")
+    except ImportError as error:
+        raise ImportError(
+            "the arrays are on a CUDA device, and metafast was built without its CUDA kernels: with nvcc in the PATH (or "
+            "CUDACXX=/path/to/nvcc), METAFAST_CUDA=ON pip install --no-binary metafast --force-reinstall metafast"
+        ) from error
+
+
+def is_on_device(array: Any) -> bool:
+    """Tell whether an array is a torch tensor of a CUDA device."""
+    return _arrays.is_torch(array) and array.is_cuda
+
+
+def is_capturing() -> bool:
+    """Tell whether the current stream records a CUDA graph, during which nothing can be read back."""
+    torch = sys.modules["torch"]
+    return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def stream_of(tensor: Any) -> tuple[int, int]:
+    """Return a tensor's device and that device's current stream, as the bindings take them."""
+    stream = sys.modules["torch"].cuda.current_stream(tensor.device)
+    return tensor.device.index, stream.cuda_stream
+
+
+def empty(name: str, shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:
+    """Allocate a contiguous tensor on the device of `like`; running out of memory names what it was for."""
+    torch = sys.modules["torch"]
+    try:
+        return torch.empty(shape, dtype=like.dtype if dtype is None else dtype, device=like.device)
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(f"no memory on {like.device} for {name}, shape {tuple(shape)}: {error}") from None
