@@ -21,8 +21,8 @@ def kernels() -> Any:
         return importlib.import_module("metafast._cuda")
     except ImportError as error:
         raise ImportError(
-            "the arrays are on a CUDA device, and metafast was built without its CUDA kernels: with nvcc in the PATH (or "
-            "CUDACXX=/path/to/nvcc), METAFAST_CUDA=ON pip install --no-binary metafast --force-reinstall metafast"
+            "the arrays are on a CUDA device, and metafast was built without its CUDA kernels; with nvcc found, or "
+            "CUDACXX=/path/to/nvcc, METAFAST_CUDA=ON pip install --no-binary metafast --force-reinstall metafast"
         ) from error
 
 

@@ -1,10 +1,10 @@
 import os
 
 import pytest
+from common import kernels_on_host
 from hypothesis import settings
 
 import metafast
-from common import kernels_on_host
 from metafast import _arrays, _core, _device
 
 # Two slow cores shared with a build: no deadline per example, and the same examples on every run of CI.
