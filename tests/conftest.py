@@ -8,9 +8,10 @@ import metafast
 from metafast import _arrays, _core, _device
 
 # Two slow cores shared with a build: no deadline per example, and the same examples on every run of CI.
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("sanitized", deadline=None, derandomize=True, max_examples=20)
 settings.register_profile("local", deadline=None, max_examples=60)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local"))
 
 
 @pytest.fixture(params=_core.supported_isas())
