@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metafast import _arrays, _core
+from metafast import _arrays, _core, _device
 
 
 def dot_product_attention(
@@ -102,6 +102,12 @@ def dot_product_attention(
     if type(query) is np.ndarray and query.dtype.itemsize != 2:
         return _core.dot_product_attention(
             query, key, value, key_mask, key_lengths, causal, scale, return_weights, False
+        )
+    if _device.is_on_device(query):
+        from metafast.attention import _dot_product_device
+
+        return _dot_product_device.dot_product_attention(
+            query, key, value, key_mask, key_lengths, causal, scale, return_weights
         )
     if _arrays.is_torch(query):
         from metafast.attention import _dot_product_torch as room
