@@ -71,9 +71,7 @@ def _is_transformed() -> bool:
     return _functorch.peek_interpreter_stack() is not None
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, takes: Tensor | None, causal: bool, scale: float
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, takes: Tensor | None, causal: bool, scale: float) -> Tensor:
     """Attend through torch's fused kernels, whose own backward has no derivative in turn."""
     value_width = value.shape[3]
     if causal:
@@ -190,7 +188,8 @@ def _record(ctx: Any, *tensors: Tensor) -> tuple[list[Tensor], Tensor]:
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip(tensors, ctx.needs_input_grad[:3], strict=True)
         ]
-        return [tensor for tensor in inputs if tensor.requires_grad], _attend(*inputs, *ctx.options)
+        query, key, value = inputs
+        return [tensor for tensor in inputs if tensor.requires_grad], _attend(query, key, value, *ctx.options)
 
 
 def _record_with_weights(ctx: Any, *tensors: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -198,7 +197,8 @@ def _record_with_weights(ctx: Any, *tensors: Tensor) -> tuple[list[Tensor], Tens
     with torch.enable_grad():
         inputs = [tensor.view_as(tensor) for tensor in tensors]
         wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
-        return wanted, _attend_with_weights(*inputs, *ctx.options)[0]
+        query, key, value = inputs
+        return wanted, _attend_with_weights(query, key, value, *ctx.options)[0]
 
 
 def _tensors_are_saved_elsewhere() -> bool:
