@@ -78,6 +78,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, takes: Tensor | None, cau
         key, value, takes = _seen_by_the_last(query, key, value, takes)
     if 0 in (*query.shape[:3], key.shape[2], value_width):
         return (query @ key.mT) @ value
+    if scale <= 0:
+        # The fused kernels scale after they have set what is not seen to minus infinity.
+        query, scale = (-query, -scale) if scale < 0 else (0.0 * query, 1.0)
     query, key, value, _, allowed = _select(query, key, value, takes, causal and takes is not None)
     query, key, value = (_in_whole_vectors(tensor) for tensor in (query, key, value))
     context = torch.nn.functional.scaled_dot_product_attention(

@@ -226,6 +226,19 @@ def test_any_extent_may_be_zero(place, zero):
             torch.testing.assert_close(context, inputs[2].mean(2, keepdim=True).expand(context.shape))
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.7, 1e-3])
+@pytest.mark.parametrize("options", [{"causal": True}, {"key_lengths": torch.tensor([3, 6])}, {}], ids=list)
+def test_any_scale(place, scale, options):
+    options = {name: option if option is True else option.to(place) for name, option in options.items()}
+    inputs = tensors(place, 2, 2, 5, 6, 8, 8, dtype=torch.float64)
+    found = []
+    for return_weights in (False, True):
+        context = dot_product_attention(*inputs, **options, scale=scale, return_weights=return_weights)
+        context = context[0] if return_weights else context
+        found.append((context, *torch.autograd.grad(context.sin().sum(), inputs)))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("return_weights", [False, True])
 def test_memory_that_runs_out_is_named(place, monkeypatch, return_weights):
     def refuse(*arguments, **options):
