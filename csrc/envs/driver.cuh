@@ -133,7 +133,6 @@ __device__ __forceinline__ void begin_episode(const typename Environment::Parame
   batch.episodes[i] = place.episode + 1;
   Environment::begin(parameters, place, held);
   Environment::store(place, held);
-  batch.elapsed_steps[i] = 0;
 }
 
 template <class Environment>
@@ -157,13 +156,14 @@ __global__ void __launch_bounds__(kTile)
     typename Environment::Held held = {};
     Environment::load(place, held);
     place.elapsed_steps = batch.elapsed_steps[i];
+    const std::uint8_t ended = batch.ended[i];
     typename Environment::Action taken;
     const typename Environment::Action* action;
     const bool valid = take_action<Environment>(parameters, batch, step, i, taken, action);
-    // Nobody waits for a reset in same_step mode.
-    const bool waits = !same_step && batch.ended[i] != 0;
+    const bool waits = ended != 0;  // for its reset: nobody in same_step mode
     float reward = 0;
     bool terminated = false, truncated = false, begins = false;
+    std::int32_t elapsed_steps = place.elapsed_steps;
     if (!valid || (waits && !next_step)) {
       report_fault(batch, valid ? kFaultEnded : kFaultAction, i);
     } else if (waits) {
@@ -173,18 +173,17 @@ __global__ void __launch_bounds__(kTile)
       place.seed = batch.seeds[i];  // these two are read by environments whose steps are random
       place.episode = batch.episodes[i] - 1;
       Environment::advance(parameters, place, action, held, reward, terminated);
-      place.elapsed_steps += 1;
-      truncated = place.elapsed_steps >= batch.max_episode_steps;
+      truncated = ++elapsed_steps >= batch.max_episode_steps;
       const bool over = terminated || truncated;
       begins = over && same_step;
-      if (begins) {
+      if (begins)
         rows.write_at(parameters, place, held, step.final_observations);
-      } else {
+      else
         Environment::store(place, held);
-        batch.elapsed_steps[i] = place.elapsed_steps;
-        if (over) batch.ended[i] = 1;
-      }
+      if (over && !begins) batch.ended[i] = 1;
     }
+    // Whatever happened: a number that one branch alone needs, the compiler would fetch there, after all others.
+    batch.elapsed_steps[i] = begins ? 0 : elapsed_steps;
     step.rewards[i] = reward;
     step.terminated[i] = terminated;
     step.truncated[i] = truncated;
@@ -212,6 +211,7 @@ __global__ void __launch_bounds__(kTile) reset_kernel(const typename Environment
   EnvironmentPlace place = own_place(batch);
   typename Environment::Held held = {};
   begin_episode<Environment>(parameters, batch, i, place, held);
+  batch.elapsed_steps[i] = 0;
   batch.ended[i] = 0;
 }
 
