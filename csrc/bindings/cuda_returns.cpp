@@ -27,12 +27,6 @@ void as_arrays(const py::list& values, DeviceArray (&arrays)[size]) {
   for (std::size_t i = 0; i < size; ++i) arrays[i] = as_array(values[i]);
 }
 
-DeviceFloats as_floats(const std::string& name) {
-  if (name == "float16") return DeviceFloats::float16;
-  if (name == "bfloat16") return DeviceFloats::bfloat16;
-  return name == "float64" ? DeviceFloats::float64 : DeviceFloats::float32;
-}
-
 SolveOnDevice* find(const std::string& kernel, const DeviceProblem<double>& problem) {
   if (kernel == "gae") return problem.flags[kMask].data != nullptr ? &device_masked_gae : &device_gae;
   if (kernel == "discounted_returns") return &device_discounted_returns;
@@ -58,13 +52,16 @@ std::int64_t solve_returns(const std::string& kernel, const std::string& floats,
   problem.clip_c = clips[1].cast<double>();
   problem.clip_pg_rho = clips[2].cast<double>();
   problem.bootstrapped = bootstrapped;
-  const DeviceFloats type = as_floats(floats);
+  problem.floats = floats == "float64"   ? DeviceFloats::float64
+                   : floats == "float32" ? DeviceFloats::float32
+                                         : DeviceFloats::half;
+  problem.bfloat = floats == "bfloat16";
   const Stream queue = as_stream(stream);
   const bool windows = kernel == "n_step_returns";
   SolveOnDevice* const solve = windows ? nullptr : find(kernel, problem);
   const py::gil_scoped_release released;
-  if (!windows) return solve(type, problem, as_pointer<void>(scratch), queue);
-  device_n_step_returns(type, problem, n, queue);
+  if (!windows) return solve(problem, as_pointer<void>(scratch), queue);
+  device_n_step_returns(problem, n, queue);
   return 0;
 }
 

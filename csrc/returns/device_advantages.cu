@@ -3,16 +3,14 @@
 
 namespace metafast::returns {
 
-std::int64_t device_vtrace(DeviceFloats floats, const DeviceProblem<double>& problem, void* scratch,
-                           const Stream& stream) {
-  return problem.bootstrapped ? launch_floats<Vtrace<true>>(floats, problem, scratch, stream)
-                              : launch_floats<Vtrace<false>>(floats, problem, scratch, stream);
+std::int64_t device_vtrace(const DeviceProblem<double>& problem, void* scratch, const Stream& stream) {
+  return problem.bootstrapped ? launch_floats<Vtrace<true>>(problem, scratch, stream)
+                              : launch_floats<Vtrace<false>>(problem, scratch, stream);
 }
 
-std::int64_t device_upgo(DeviceFloats floats, const DeviceProblem<double>& problem, void* scratch,
-                         const Stream& stream) {
-  return problem.bootstrapped ? launch_floats<Upgo<true>>(floats, problem, scratch, stream)
-                              : launch_floats<Upgo<false>>(floats, problem, scratch, stream);
+std::int64_t device_upgo(const DeviceProblem<double>& problem, void* scratch, const Stream& stream) {
+  return problem.bootstrapped ? launch_floats<Upgo<true>>(problem, scratch, stream)
+                              : launch_floats<Upgo<false>>(problem, scratch, stream);
 }
 
 }  // namespace metafast::returns

@@ -24,7 +24,7 @@ struct NStepColumn {
     return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
   }
   __device__ __forceinline__ Real read(const DeviceArray& array, std::int64_t time) const {
-    return widened(static_cast<const Storage*>(array.data)[offset(array, time)]);
+    return widened(static_cast<const Storage*>(array.data)[offset(array, time)], problem.bfloat);
   }
   __device__ __forceinline__ bool flag(Flag which, std::int64_t time) const {
     const DeviceArray& array = problem.flags[which];
@@ -43,7 +43,7 @@ struct NStepColumn {
   }
   __device__ __forceinline__ void write(std::int64_t time, Real value) const {
     const DeviceArray& array = problem.results[0];
-    narrow(value, static_cast<Storage*>(array.data)[offset(array, time)]);
+    narrow(value, static_cast<Storage*>(array.data)[offset(array, time)], problem.bfloat);
   }
 };
 
@@ -101,18 +101,15 @@ void launch_windows(const DeviceProblem<Real>& problem, std::int64_t n, const St
 
 }  // namespace
 
-void device_n_step_returns(DeviceFloats floats, const DeviceProblem<double>& problem, std::int64_t n,
-                           const Stream& stream) {
+void device_n_step_returns(const DeviceProblem<double>& problem, std::int64_t n, const Stream& stream) {
   const DeviceScope scope(stream);
-  switch (floats) {
+  switch (problem.floats) {
     case DeviceFloats::float64:
       return launch_windows<double, double>(problem, n, stream);
-    case DeviceFloats::float16:
-      return launch_windows<float, __half>(rounded(problem), n, stream);
-    case DeviceFloats::bfloat16:
-      return launch_windows<float, __nv_bfloat16>(rounded(problem), n, stream);
-    default:
+    case DeviceFloats::float32:
       return launch_windows<float, float>(rounded(problem), n, stream);
+    default:
+      return launch_windows<float, HalfPrecision>(rounded(problem), n, stream);
   }
 }
 

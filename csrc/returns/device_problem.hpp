@@ -9,6 +9,8 @@
 
 namespace metafast::returns {
 
+enum class DeviceFloats { float32, float64, half };
+
 // An array of device memory, of which element (outer, time, inner) lies at the sum of their strides, in elements. A
 // stride may be 0 or negative.
 struct DeviceArray {
@@ -28,6 +30,8 @@ struct DeviceProblem {
   Real clip_rho = Real(1), clip_c = Real(1), clip_pg_rho = Real(1);
   bool bootstrapped = false;
   DeviceArray results[kMaxResults];
+  DeviceFloats floats = DeviceFloats::float32;
+  bool bfloat = false;  // half precision is bfloat16
 };
 
 inline DeviceProblem<float> rounded(const DeviceProblem<double>& problem) {
@@ -42,20 +46,18 @@ inline DeviceProblem<float> rounded(const DeviceProblem<double>& problem) {
   result.clip_c = static_cast<float>(problem.clip_c);
   result.clip_pg_rho = static_cast<float>(problem.clip_pg_rho);
   result.bootstrapped = problem.bootstrapped;
+  result.floats = problem.floats;
+  result.bfloat = problem.bfloat;
   return result;
 }
 
-enum class DeviceFloats { float32, float64, float16, bfloat16 };
-
 // One estimator: queues its kernels and returns 0; or, where they want scratch memory and `scratch` is null, queues
 // nothing and returns how many bytes. Nothing of the problem may be empty.
-using SolveOnDevice = std::int64_t(DeviceFloats floats, const DeviceProblem<double>& problem, void* scratch,
-                                   const Stream& stream);
+using SolveOnDevice = std::int64_t(const DeviceProblem<double>& problem, void* scratch, const Stream& stream);
 SolveOnDevice device_gae, device_masked_gae, device_vtrace, device_retrace, device_upgo, device_discounted_returns,
     device_lambda_returns, device_affine_scan;
 
 // n is less than the number of steps.
-void device_n_step_returns(DeviceFloats floats, const DeviceProblem<double>& problem, std::int64_t n,
-                           const Stream& stream);
+void device_n_step_returns(const DeviceProblem<double>& problem, std::int64_t n, const Stream& stream);
 
 }  // namespace metafast::returns

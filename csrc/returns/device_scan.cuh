@@ -83,15 +83,16 @@ class BlockScan {
     flip();
   }
 
-  // The maps of the block's steps, joined to those of the steps after it.
-  __device__ __forceinline__ void join_all(Map (&maps)[kColumns], Map (&after)[kColumns]) {
+  // Joins the maps of the block's steps to those of the steps after it, in memory: for the first thread of a column to
+  // write, where that is `in_use`.
+  __device__ __forceinline__ void join_all(Map (&maps)[kColumns], Map* after, bool is_first, bool in_use) {
     join_lanes(maps);
+    if (in_use && static_cast<int>(threadIdx.x) < columns_) {
 #pragma unroll
-    for (int v = 0; v < kColumns; ++v) {
-      if (slots_ > 1) {
-        for (int slot = slots_ - 1; slot >= 0; --slot) after[v] = join<P>(shared_[place(slot, v)], after[v]);
-      } else {
-        after[v] = join<P>(shuffle(maps[v], column_ % 32), after[v]);
+      for (int v = 0; v < kColumns; ++v) {
+        Map all = is_first ? Map{Real(0), Real(1)} : after[v];
+        for (int slot = slots_ - 1; slot > 0; --slot) all = join<P>(shared_[place(slot, v)], all);
+        after[v] = join<P>(maps[v], all);
       }
     }
     flip();
@@ -178,14 +179,12 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
   };
   if (pass == Pass::solve) go_through_later_chunks(maps_of_chunks, carry);
   if (kScannedCompanion && pass != Pass::companions) go_through_later_chunks(companions_of_chunks, companion_carry);
-  Map of_chunk[kColumns];
-#pragma unroll
-  for (int v = 0; v < kColumns; ++v) of_chunk[v] = {Real(0), Real(1)};
 
   const int first_tile = chunk * schedule.tiles_per_chunk;
-  int tile = first_tile + schedule.tiles_per_chunk < schedule.tiles ? first_tile + schedule.tiles_per_chunk
-                                                                     : schedule.tiles;
-  while (--tile >= first_tile) {
+  const int last_tile = first_tile + schedule.tiles_per_chunk < schedule.tiles
+                            ? first_tile + schedule.tiles_per_chunk - 1
+                            : schedule.tiles - 1;
+  for (int tile = last_tile; tile >= first_tile; --tile) {
     const std::int64_t time = (static_cast<std::int64_t>(tile) * schedule.time_threads + time_thread) * kSteps;
     const std::int64_t left = in_use ? extents.time - time : 0;
     const int count = left <= 0 ? 0 : left < kSteps ? static_cast<int>(left) : kSteps;
@@ -206,7 +205,7 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
         }
       }
       if (pass == Pass::companions) {
-        scan.join_all(held, of_chunk);
+        scan.join_all(held, companions_of_chunks + chunk * num_columns + column, tile == last_tile, in_use);
         continue;
       }
       scan.solve(held, companion_carry, companion);
@@ -240,7 +239,7 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
       }
     }
     if (pass == Pass::maps) {
-      scan.join_all(joined, of_chunk);
+      scan.join_all(joined, maps_of_chunks + chunk * num_columns + column, tile == last_tile, in_use);
       continue;
     }
     Real next[kColumns];
@@ -256,11 +255,6 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
       }
     }
     walk.template store<Formula>();
-  }
-  if (pass != Pass::solve && in_use && time_thread == 0) {
-    Map* const maps = pass == Pass::maps ? maps_of_chunks : companions_of_chunks;
-#pragma unroll
-    for (int v = 0; v < kColumns; ++v) maps[chunk * num_columns + column + v] = of_chunk[v];
   }
 }
 
@@ -380,8 +374,8 @@ std::int64_t launch_shape(const DeviceProblem<Real>& problem, int vectors, bool 
 // As a SolveOnDevice function, for the floats of one type.
 template <class Formula, class Real, class Storage>
 std::int64_t launch_formula(const DeviceProblem<Real>& problem, void* scratch, const Stream& stream) {
-  using Wide = Shape<Storage, true>;
-  using Narrow = Shape<Storage, false>;
+  using Wide = typename ShapeOf<Formula, Real, Storage, true>::type;
+  using Narrow = typename ShapeOf<Formula, Real, Storage, false>::type;
   constexpr int bytes = sizeof(Storage);
   const Alignment<Formula, Real> alignment(problem);
   if (alignment.takes_columns(Wide::kPart, bytes))
@@ -397,18 +391,16 @@ std::int64_t launch_formula(const DeviceProblem<Real>& problem, void* scratch, c
 
 // As a SolveOnDevice function.
 template <class Formula>
-std::int64_t launch_floats(DeviceFloats floats, const DeviceProblem<double>& problem, void* scratch,
+std::int64_t launch_floats(const DeviceProblem<double>& problem, void* scratch,
                            const Stream& stream) {
   const DeviceScope scope(stream);
-  switch (floats) {
+  switch (problem.floats) {
     case DeviceFloats::float64:
       return launch_formula<Formula, double, double>(problem, scratch, stream);
-    case DeviceFloats::float16:
-      return launch_formula<Formula, float, __half>(rounded(problem), scratch, stream);
-    case DeviceFloats::bfloat16:
-      return launch_formula<Formula, float, __nv_bfloat16>(rounded(problem), scratch, stream);
-    default:
+    case DeviceFloats::float32:
       return launch_formula<Formula, float, float>(rounded(problem), scratch, stream);
+    default:
+      return launch_formula<Formula, float, HalfPrecision>(rounded(problem), scratch, stream);
   }
 }
 

@@ -5,6 +5,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <utility>
+
 #include "returns/device_problem.hpp"
 #include "returns/formula.hpp"
 
@@ -36,14 +39,30 @@ METAFAST_FORMULA Affine<Real> join(const Affine<Real>& step, const Affine<Real>&
   return joined;
 }
 
-METAFAST_FORMULA float widened(float value) { return value; }
-METAFAST_FORMULA double widened(double value) { return value; }
-METAFAST_FORMULA float widened(__half value) { return __half2float(value); }
-METAFAST_FORMULA float widened(__nv_bfloat16 value) { return __bfloat162float(value); }
-METAFAST_FORMULA void narrow(float value, float& to) { to = value; }
-METAFAST_FORMULA void narrow(double value, double& to) { to = value; }
-METAFAST_FORMULA void narrow(float value, __half& to) { to = __float2half(value); }
-METAFAST_FORMULA void narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16(value); }
+// Storage of half precision, of the one kind or the other: `bfloat`. One kernel serves both.
+struct HalfPrecision {
+  std::uint16_t bits;
+};
+
+METAFAST_FORMULA float widened(float value, bool) { return value; }
+METAFAST_FORMULA double widened(double value, bool) { return value; }
+METAFAST_FORMULA float widened(HalfPrecision value, bool bfloat) {
+  if (bfloat) {
+    __nv_bfloat16 same;
+    std::memcpy(&same, &value, sizeof(value));
+    return __bfloat162float(same);
+  }
+  __half same;
+  std::memcpy(&same, &value, sizeof(value));
+  return __half2float(same);
+}
+METAFAST_FORMULA void narrow(float value, float& to, bool) { to = value; }
+METAFAST_FORMULA void narrow(double value, double& to, bool) { to = value; }
+METAFAST_FORMULA void narrow(float value, HalfPrecision& to, bool bfloat) {
+  const __nv_bfloat16 one = __float2bfloat16(value);
+  const __half other = __float2half(value);
+  bfloat ? std::memcpy(&to, &one, sizeof(to)) : std::memcpy(&to, &other, sizeof(to));
+}
 
 // Elements that are moved at once, 16 bytes at most.
 template <class Storage, int count>
@@ -51,18 +70,25 @@ struct alignas(sizeof(Storage) * count) Vector {
   Storage elements[count];
 };
 
-// How the threads of a kernel are laid over a problem. A thread holds a few steps of one column, or of several that lie
-// side by side.
+// What a thread holds: a few steps of one column, or of several that lie side by side; as many as there are registers
+// for, so that there is much to load at once.
 //   kWide   vectors of columns: every array has neighbouring columns side by side, aligned
 //   else    single columns, of any strides; where time is what is contiguous, their steps are moved as vectors
-template <class StorageType, bool kWideColumns>
+template <class StorageType, bool kWideColumns, int kNumSteps>
 struct Shape {
   using Storage = StorageType;
   static constexpr bool kWide = kWideColumns;
   static constexpr int kPart = sizeof(Storage) == 8 ? 2 : 4;  // elements of a vector
   static constexpr int kColumns = kWide ? kPart : 1;
-  static constexpr int kSteps = kWide ? 4 : 8;
+  static constexpr int kSteps = kNumSteps;
   static constexpr int kElements = kSteps * kColumns;
+};
+
+template <class Formula, class Real, class Storage, bool kWide>
+struct ShapeOf {
+  using Step = decltype(Formula::template step<Scalar<Real>>(std::declval<const int&>(), 0, Real{}));
+  static constexpr int kSteps = kWide ? (sizeof(Step) > 16 ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
+  using type = Shape<Storage, kWide, kSteps>;
 };
 
 // The column, or the first of the columns, of a thread.
@@ -144,7 +170,9 @@ class DeviceWalk {
 
     template <class P>
     __host__ __device__ __forceinline__ Real input(Input which, std::int64_t column) const {
-      return walk.at(walk.problem.inputs[which], walk.column(column), walk.time_ + Shape::kSteps);
+      const DeviceArray& array = walk.problem.inputs[which];
+      const std::int64_t first = offset(array, walk.columns_, walk.time_ + Shape::kSteps);
+      return widened(static_cast<const Storage*>(array.data)[first + column], walk.problem.bfloat);
     }
     template <class P>
     __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t column) const {
@@ -168,13 +196,20 @@ class DeviceWalk {
                                                                  std::int64_t time) {
     return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
   }
-  __host__ __device__ __forceinline__ static Real at(const DeviceArray& array, Columns columns, std::int64_t time) {
-    return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)]);
+  __host__ __device__ __forceinline__ Real at(const DeviceArray& array, Columns columns, std::int64_t time) const {
+    return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
   }
-  // Elements that are looked at only now and then.
+  // Elements that are looked at only now and then. Where they lie is found out there and then: the compiler would
+  // rather do it for all of them beforehand, and keep the addresses in registers.
   __host__ __device__ __forceinline__ Real lazily(const DeviceArray& array, std::int64_t index) const {
     const auto step = static_cast<int>(index / Shape::kColumns);
-    return step < count_ ? at(array, column(index % Shape::kColumns), time_ + step) : Real(0);
+    if (step >= count_) return Real(0);
+    Columns columns = column(index % Shape::kColumns);
+    std::int64_t time = time_ + step;
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+l"(columns.outer), "+l"(columns.inner), "+l"(time));
+#endif
+    return at(array, columns, time);
   }
 
   template <Input... which>
@@ -191,9 +226,10 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         Vector<Storage, kPart> part = {};
-        if (step < count_) part = *reinterpret_cast<const Vector<Storage, kPart>*>(from + step * array.time_stride);
+        if (step < count_) part = *reinterpret_cast<const Vector<Storage, kPart>*>(from);
+        from += array.time_stride;
 #pragma unroll
-        for (int i = 0; i < kPart; ++i) into[step * kPart + i] = widened(part.elements[i]);
+        for (int i = 0; i < kPart; ++i) into[step * kPart + i] = widened(part.elements[i], problem.bfloat);
       }
     } else if (vectors_ != 0 && count_ == Shape::kSteps) {
       if (vectors_ < 0) from -= Shape::kSteps - 1;
@@ -201,13 +237,15 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; step += kPart) {
         const auto part = *reinterpret_cast<const Vector<Storage, kPart>*>(from + step);
 #pragma unroll
-        for (int i = 0; i < kPart; ++i) into[step + i] = widened(part.elements[i]);
+        for (int i = 0; i < kPart; ++i) into[step + i] = widened(part.elements[i], problem.bfloat);
       }
       if (vectors_ < 0) reverse(into);
     } else {
 #pragma unroll
-      for (int step = 0; step < Shape::kSteps; ++step)
-        into[step] = step < count_ ? widened(from[step * array.time_stride]) : Real(0);
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        into[step] = step < count_ ? widened(*from, problem.bfloat) : Real(0);
+        from += array.time_stride;
+      }
     }
   }
   __host__ __device__ __forceinline__ static void reverse(Real (&elements)[Shape::kElements]) {
@@ -232,7 +270,8 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         Word word = 0;
-        if (step < count_) word = *reinterpret_cast<const Word*>(from + step * array.time_stride);
+        if (step < count_) word = *reinterpret_cast<const Word*>(from);
+        from += array.time_stride;
         words[step * kPart / 4] |= static_cast<std::uint32_t>(word) << (step * kPart % 4 * 8);
       }
     } else if (vectors_ > 0 && count_ == Shape::kSteps) {
@@ -240,9 +279,10 @@ class DeviceWalk {
       for (int word = 0; word < kWords; ++word) words[word] = reinterpret_cast<const std::uint32_t*>(from)[word];
     } else {
 #pragma unroll
-      for (int step = 0; step < Shape::kSteps; ++step)
-        if (step < count_)
-          words[step / 4] |= static_cast<std::uint32_t>(from[step * array.time_stride]) << (step % 4 * 8);
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        if (step < count_) words[step / 4] |= static_cast<std::uint32_t>(*from) << (step % 4 * 8);
+        from += array.time_stride;
+      }
     }
   }
 
@@ -263,8 +303,9 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
 #pragma unroll
-        for (int i = 0; i < kPart; ++i) narrow(values[step * kPart + i], part.elements[i]);
-        if (step < count_) *reinterpret_cast<Vector<Storage, kPart>*>(to + step * array.time_stride) = part;
+        for (int i = 0; i < kPart; ++i) narrow(values[step * kPart + i], part.elements[i], problem.bfloat);
+        if (step < count_) *reinterpret_cast<Vector<Storage, kPart>*>(to) = part;
+        to += array.time_stride;
       }
     } else if (vectors_ != 0 && count_ == Shape::kSteps) {
       if (vectors_ < 0) to -= Shape::kSteps - 1;
@@ -272,13 +313,15 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; step += kPart) {
 #pragma unroll
         for (int i = 0; i < kPart; ++i)
-          narrow(vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i], part.elements[i]);
+          narrow(vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i], part.elements[i], problem.bfloat);
         *reinterpret_cast<Vector<Storage, kPart>*>(to + step) = part;
       }
     } else {
 #pragma unroll
-      for (int step = 0; step < Shape::kSteps; ++step)
-        if (step < count_) narrow(values[step], to[step * array.time_stride]);
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        if (step < count_) narrow(values[step], *to, problem.bfloat);
+        to += array.time_stride;
+      }
     }
   }
 
