@@ -27,4 +27,5 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   module.def("devices", &devices, "The CUDA devices of this machine, one dict each; RuntimeError says why there are none.");
   register_cuda_envs(module);
   register_cuda_returns(module);
+  register_cuda_nn(module);
 }
