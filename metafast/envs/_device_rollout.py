@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import torch
+from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from metafast import _device
@@ -24,14 +25,18 @@ def rollout_on_device(
 ) -> dict[str, Tensor | None]:
     """The fields of a `Rollout`; the arguments are those of `rollout`, checked but for `hidden`."""
     check_not_capturing("rollout")
+    batch = env._batch
+    num_envs: int = batch.num_envs  # which a closed environment refuses
+    if not env._was_reset:
+        raise ResetNeeded("call reset before rollout")
     for tensor in [*policy.parameters(), *policy.buffers()]:
         if not _device.is_on_device(tensor) or tensor.device != env.device:
             raise TypeError(f"env is on {env.device}, but policy is on {tensor.device}: move it with policy.to")
     env._raise_fault()
-    key = (id(env._batch), num_steps, deterministic, policy.recording_key())
+    key = (id(batch), num_steps, deterministic, policy.recording_key())
     loops = _LOOPS.setdefault(env, Recordings(2))
     loop = loops.find(
-        key, lambda: _Loop(env._batch, env._kernels, env.single_observation_space, policy, num_steps, deterministic)
+        key, lambda: _Loop(batch, env._kernels, env.single_observation_space, policy, num_steps, deterministic)
     )
     if loop.initial_hidden is not None:
         loop.initial_hidden.copy_(_check_hidden(hidden, loop.initial_hidden))
@@ -39,7 +44,7 @@ def rollout_on_device(
         raise ValueError("hidden must be None: the policy has no GRU")
     randomness = policy.draw_key(generator)
     if not deterministic:
-        loop.noise.copy_(policy.distribution.noise(randomness, num_steps, env.num_envs, env.device))
+        loop.noise.copy_(policy.distribution.noise(randomness, num_steps, num_envs, env.device))
     loop.run()
     if env._final is not None:
         env._final.copy_(loop.columns["final_observations"][-1])

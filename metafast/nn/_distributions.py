@@ -48,9 +48,7 @@ class Distribution(Protocol):
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]: ...
 
 
-def _noise(
-    key: int, num_steps: int, num_envs: int, size: int, *, normal: bool, device: torch.device | None
-) -> Tensor:
+def _noise(key: int, num_steps: int, num_envs: int, size: int, *, normal: bool, device: torch.device | None) -> Tensor:
     if device is None:
         return torch.from_numpy(_core.policy_noise(key, num_steps, num_envs, size, normal))
     noise = torch.empty(num_steps, num_envs, size, device=device)

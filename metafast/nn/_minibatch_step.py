@@ -95,7 +95,9 @@ class MinibatchStep:
             samples.advantages = standardize(samples.advantages, self._mask)
         given = {name: numbers[name] for name in self._weights - {"max_grad_norm"}}
         with torch.enable_grad():
-            outputs, values = self._policy(c["observations"], *(c[name] for name in ("hidden", "starts") if name in c))[:2]
+            outputs, values = self._policy(c["observations"], *(c[name] for name in ("hidden", "starts") if name in c))[
+                :2
+            ]
             terms = Terms(self._surrogate, **given)
             loss, parts = compute_loss(self._policy.distribution, outputs, values, samples, terms)
             gradients = torch.autograd.grad(loss, self._parameters.parameters, allow_unused=True)

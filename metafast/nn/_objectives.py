@@ -110,7 +110,8 @@ def _divergence(distribution: Distribution, teacher: Tensor, outputs: Tensor) ->
     if distribution.native_head == "bernoulli":
         share = teacher.sigmoid()
         entropies, crossed = (
-            functional.binary_cross_entropy_with_logits(logits, share, reduction="none") for logits in (teacher, outputs)
+            functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
+            for logits in (teacher, outputs)
         )
         return (crossed - entropies).sum(-1)
     (mean, sigma), (our_mean, our_sigma) = teacher.chunk(2, -1), outputs.chunk(2, -1)
