@@ -1,4 +1,4 @@
-"""The rollout on a CUDA device: inference, sampling and stepping in one CUDA graph, in torch and the device's kernels."""
+"""The rollout on a CUDA device: inference and sampling in torch, and the steps of the environments, in one CUDA graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOPS: weakref.WeakKeyDictionary[DeviceVectorEnv, Recordings[_Loop]] = weakref.
 
 
 def rollout_on_device(
-    env: DeviceVectorEnv, policy: Any, num_steps: int, hidden: Any, generator: Any, deterministic: bool
+    env: Any, policy: Any, num_steps: int, hidden: Any, generator: Any, deterministic: bool
 ) -> dict[str, Tensor | None]:
     """The fields of a `Rollout`; the arguments are those of `rollout`, checked but for `hidden`."""
     check_not_capturing("rollout")
@@ -52,7 +52,7 @@ def rollout_on_device(
     return {name: None if column is None else column.clone() for name, column in loop.fields().items()}
 
 
-def _check_hidden(hidden: Any, like: Tensor) -> Tensor | float:
+def _check_hidden(hidden: Any, like: Tensor) -> Tensor:
     if hidden is None:
         return torch.zeros_like(like)
     if not _device.is_on_device(hidden) or hidden.device != like.device:
@@ -119,7 +119,7 @@ class _Loop:
     def _run(self) -> None:
         distribution, c = self._policy.distribution, self.columns
         c["final_observations"].zero_()
-        hidden = self.initial_hidden
+        hidden: Any = self.initial_hidden
         self._kernels.observe(self._batch, c["observations"][0])
         for step in range(self._num_steps):
             self._note_starts(c["starts"][step])

@@ -25,8 +25,8 @@ Array = npt.NDArray[Any]
 class Rollout:
     """Experience of N environments over T steps, time-major: what `rollout` returns and the native updates take.
 
-    Floats are float32, or float64 where the policy's parameters are. `torch` turns the arrays into tensors; of a rollout
-    on a CUDA device the fields are tensors there.
+    Floats are float32, or float64 where the policy's parameters are. `torch` turns the arrays into tensors; what was
+    made on a CUDA device is tensors there.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Rollout:
         return self.map(torch.as_tensor)
 
     def numpy(self) -> "Rollout":
-        """The same with NumPy arrays, which share the memory of tensors on the CPU; of other devices they are copies."""
+        """The same with NumPy arrays, which share the memory of tensors on the CPU and are copies of others."""
         return self.map(lambda column: np.asarray(column if isinstance(column, np.ndarray) else column.cpu()))
 
 
@@ -180,6 +180,7 @@ def rollout(
     space, distribution = env.single_observation_space, policy.distribution
     shape = space.shape or ()
     if not isinstance(env, NativeVectorEnv):
+        # Torch has been imported for the policy.
         from metafast.envs._device_rollout import rollout_on_device
 
         _check_fit(env, policy)

@@ -185,7 +185,7 @@ def learn(
     value_clip: float | None = None,
     value_coef: float = 0.0,
     entropy_coef: float = 0.0,
-    num_units: float | Tensor = 1.0,
+    num_units: float = 1.0,
     normalize_advantages: bool = False,
     max_grad_norm: float | None = None,
     target_kl: float | None = None,
@@ -206,7 +206,7 @@ def learn(
         "clip": clip, "value_clip": value_clip, "value_coef": value_coef, "entropy_coef": entropy_coef,
         "units": num_units, "max_grad_norm": max_grad_norm,
     }  # fmt: skip
-    present = frozenset(name for name, weight in weights.items() if isinstance(weight, Tensor) or weight)
+    present = frozenset(name for name, weight in weights.items() if weight)
     columns = {
         name: column if policy.recurrent else column.flatten(0, 1)
         for name, column in experience.items()
@@ -233,7 +233,7 @@ def learn(
             ),
         )  # fmt: skip
         step.begin(weights)
-        history = _run(step, columns, orders, size, torch.from_numpy(rates).to(policy.device), target_kl)
+        history = _run(step, columns, orders, size, torch.tensor(rates, device=policy.device), target_kl)
         finite = int(history["finite"].sum())
         optimizer.step_count += finite
     finally:

@@ -254,13 +254,11 @@ class DiagonalGaussian:
         """What the environment takes, within its bounds."""
         # In float64 whatever the types are, as the kernels do (csrc/envs/rollout_kernels.cpp).
         of = self._constants.like(actions)
-        actions = actions.double() if isinstance(actions, Tensor) else actions
-        scaled = of["centre"] + of["half_range"] * actions.reshape(*actions.shape[:-1], *self.space.shape)
+        units: Any = actions.double() if isinstance(actions, Tensor) else actions
+        scaled = of["centre"] + of["half_range"] * units.reshape(*units.shape[:-1], *self.space.shape)
         clipped = scaled.clip(of["low"], of["high"])
-        if isinstance(clipped, Tensor):
-            return clipped.to(getattr(torch, self.space.dtype.name))
-        array: np.ndarray = clipped.astype(self.space.dtype)
-        return array
+        name = self.space.dtype.name
+        return clipped.to(getattr(torch, name)) if isinstance(clipped, Tensor) else clipped.astype(name)  # type: ignore[no-any-return]
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """The policy's actions, in units of the bounds, that `to_environment` makes these of."""

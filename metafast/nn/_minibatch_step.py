@@ -117,8 +117,9 @@ class MinibatchStep:
             diagnostics = {**parts, "divergence": parts.get("approx_kl", parts.get("divergence"))}
             diagnostics |= {"rows": rows, "grad_norm": norm, "finite": self._finite}
             for place, name in enumerate(COLUMNS):
-                if diagnostics.get(name) is not None:
-                    self.diagnostics[place] = diagnostics[name]
+                figure = diagnostics.get(name)
+                if figure is not None:
+                    self.diagnostics[place] = figure
 
     def _descend(self, gradient: Tensor, norm: Tensor, max_grad_norm: Tensor) -> None:
         """One step (csrc/nn/adam.hpp), or none where the gradient is not finite, or one before was not."""

@@ -75,7 +75,7 @@ def compute_loss(
             # Schulman et al. 2017, eq. 7.
             log_ratios = surrogate - samples.log_probs
             ratios = log_ratios.exp()
-            clipped = ratios.clamp(1 - terms.clip, 1 + terms.clip)  # type: ignore[arg-type]
+            clipped = ratios.clamp(1 - terms.clip, 1 + terms.clip)
             surrogate = torch.minimum(ratios * samples.advantages, clipped * samples.advantages)
             with torch.no_grad():
                 # Schulman's estimator of KL(old || new) that is never negative.
@@ -88,7 +88,7 @@ def compute_loss(
     if terms.value_coef is not None:
         errors = (values - samples.returns).square()
         if terms.value_clip is not None:
-            near = samples.values + (values - samples.values).clamp(-terms.value_clip, terms.value_clip)  # type: ignore[arg-type]
+            near = samples.values + (values - samples.values).clamp(-terms.value_clip, terms.value_clip)
             errors = torch.maximum(errors, (near - samples.returns).square())
         parts["value_loss"] = mean(errors, mask)
         loss = loss + terms.value_coef * parts["value_loss"]

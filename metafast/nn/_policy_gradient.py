@@ -152,7 +152,7 @@ def ppo_update(
         "returns": returns,
         "values": values,
     }
-    figures = side.learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
@@ -207,7 +207,7 @@ def a2c_update(
     experience = side.read_rollout(policy, rollout)
     advantages, returns = _estimate(side, policy, rollout, gamma, lam, advantages, returns)
     experience |= {"advantages": advantages, "returns": returns}
-    figures = side.learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
@@ -274,7 +274,8 @@ returns
         # An end is still to come where fewer came before than there are.
         mask = mask & (ended.cumsum(0) - ended * 1 < ended.sum(0))
     # Of each environment the episodes that end, and the one that the rollout's end cuts.
-    episodes = ended.sum() + (mask[-1] & ~ended[-1]).sum()
+    episodes = int(ended.sum() + (mask[-1] & ~ended[-1]).sum())
+    num_rows = int(mask.sum())
     if not given:
         returns = discounted_returns(
             rollout.rewards,
@@ -291,9 +292,9 @@ returns
     }
     if policy.recurrent:
         experience["mask"] = mask
-    if not mask.any():
+    if num_rows == 0:
         raise ValueError("no episode ended in the rollout: take more steps, or baseline=True")
-    figures = side.learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
@@ -301,7 +302,7 @@ returns
         rows=side.list_rows(policy, shape, mask),
         value_coef=value_coef if baseline else 0.0,
         entropy_coef=entropy_coef,
-        num_units=episodes / mask.sum(),
+        num_units=episodes / num_rows,
         normalize_advantages=normalize_advantages,
         max_grad_norm=max_grad_norm,
         lr=lr,
