@@ -1,4 +1,4 @@
-"""The rollout on a CUDA device: inference and sampling in torch, and the steps of the environments, in one CUDA graph."""
+"""The rollout on a CUDA device: inference and sampling in torch and the environments' steps, in one CUDA graph."""
 
 from __future__ import annotations
 

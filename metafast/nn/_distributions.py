@@ -258,7 +258,8 @@ class DiagonalGaussian:
         scaled = of["centre"] + of["half_range"] * units.reshape(*units.shape[:-1], *self.space.shape)
         clipped = scaled.clip(of["low"], of["high"])
         name = self.space.dtype.name
-        return clipped.to(getattr(torch, name)) if isinstance(clipped, Tensor) else clipped.astype(name)  # type: ignore[no-any-return]
+        taken: Any = clipped.to(getattr(torch, name)) if isinstance(clipped, Tensor) else clipped.astype(name)
+        return taken  # type: ignore[no-any-return]
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """The policy's actions, in units of the bounds, that `to_environment` makes these of."""
