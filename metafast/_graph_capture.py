@@ -3,8 +3,8 @@
 The rules are torch's (``torch.cuda.CUDAGraph``, "CUDA graphs" in its notes on CUDA semantics): before it is recorded
 the work has run once on a stream of its own; a recording holds the addresses of what it reads and writes, so that every
 tensor which the caller fills or reads must stay where it is; nothing is read back within; what is allocated within lies
-in the recording's own pool and is written anew by each replay. There is no random number within, so that no generator
-has to be registered.
+in the recording's own pool and is written anew by each replay. Random numbers are drawn before; what a user's modules
+draw (dropout) comes from the device's default generator, which torch registers with each graph.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class ActorCritic(nn.Module):
 
     `metafast.envs.rollout` and the updates of this package read and write the parameters where they are; between those
     calls the module can be looked at, saved, changed or trained by torch. At their first use the parameters are moved
-    into one vector, of which they are views from then on.
+    into one vector, of which they are views from then on. On a CUDA device (``policy.to("cuda")``) the same functions
+    act and learn there, in torch under CUDA graphs.
 
     Parameters
     ----------
@@ -337,11 +338,22 @@ class ActorCritic(nn.Module):
         for step in range(len(inputs)):
             if starts is not None:
                 hidden = torch.where(starts[step][:, None], torch.zeros_like(hidden), hidden)
-            output, last = self.gru(inputs[step : step + 1], hidden[None])
-            steps.append(output[0])
-            hidden = last[0]
+            hidden = self._remember(inputs[step], hidden)
+            steps.append(hidden)
         features = torch.stack(steps)
         return self._outputs(features), self.value(features).squeeze(-1), hidden
+
+    def _remember(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """The GRU's state [N, hidden_size] after inputs [N, size]."""
+        gru = self.gru
+        assert gru is not None
+        if type(gru) is not nn.GRU or gru.num_layers != 1 or gru.bidirectional or gru._forward_hooks:
+            state: Tensor = gru(inputs[None], hidden[None])[1][0]
+            return state
+        # Step by step the module would have cuDNN gather its weights each time, because they are parts of our vector.
+        names = "weight_ih_l0", "weight_hh_l0", *(("bias_ih_l0", "bias_hh_l0") if gru.bias else ())
+        weights: list[Any] = [getattr(gru, name) for name in names]
+        return torch.gru_cell(inputs, hidden, *weights)
 
     def update_statistics(self, observations: Any) -> None:
         """Extend the running mean and variance by observations [..., *observation shape] (Chan et al. 1979)."""

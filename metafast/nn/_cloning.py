@@ -48,7 +48,7 @@ def clone_update(
     order: Any = None,
     generator: torch.Generator | None = None,
 ) -> Figures:
-    """Behaviour cloning, or the distillation of a teacher, natively.
+    """Behaviour cloning, or the distillation of a teacher, natively; on a CUDA device as `ppo_update`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""PPO, A2C and REINFORCE on a rollout: epochs and minibatches in one native call."""
+"""PPO, A2C and REINFORCE on a rollout: epochs and minibatches in one native call, or on a CUDA device in graphs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -78,6 +78,12 @@ def ppo_update(
     generator: torch.Generator | None = None,
 ) -> Figures:
     """Proximal policy optimisation on a rollout, natively.
+
+    A policy on a CUDA device learns there, from a rollout of tensors there (so it is with all updates): in torch, a
+    minibatch's gather beside one CUDA graph, which is recorded at the second minibatch of a shape. The policy may then
+    be made of any torch modules. Parameters and figures are the CPU's to 1e-4 in float32 and 1e-9 in float64, relative
+    to how far an update moves them; rows are shuffled by a generator of the device, which `generator` seeds, unless it
+    is the device's own. The card is waited for where figures are read: once, or once an epoch with `target_kl`.
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ class Config:
     threads: int = 1
     """CPU threads for kernels and torch; networks this small are fastest on one. Torch's last bits depend on it."""
     device: str = "cpu"
-    """Torch device of the network; metafast's own environments live on a CUDA device too, unless the engine is torch."""
+    """Torch device of the network; on a CUDA device metafast's own environments live too, but for the torch engine."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the network's numbers."""
     run_dir: str | None = None
