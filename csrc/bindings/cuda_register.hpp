@@ -23,5 +23,7 @@ T* as_pointer(std::uintptr_t address) {
 }
 
 void register_cuda_envs(py::module_& module);
+void register_cuda_returns(py::module_& module);
+void register_cuda_nn(py::module_& module);
 
 }  // namespace metafast
