@@ -22,4 +22,7 @@ T* as_pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Each in a file of its own, cuda_*.cpp.
+void register_additive_attention(py::module_& module);
+
 }  // namespace metafast
