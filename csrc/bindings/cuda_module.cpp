@@ -28,4 +28,5 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   register_cuda_envs(module);
   register_cuda_returns(module);
   register_cuda_nn(module);
+  register_cuda_attention(module);
 }
