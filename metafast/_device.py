@@ -31,6 +31,32 @@ def is_on_device(array: Any) -> bool:
     return _arrays.is_torch(array) and array.is_cuda
 
 
+def device_of(name: Any) -> Any:
+    """Return the CUDA device that ``"cuda"``, ``"cuda:1"`` or a torch.device names, or None for the CPU."""
+    if name is None:
+        return None
+    kind, colon, index = str(name).partition(":")
+    if kind == "cpu" and not colon:
+        return None
+    if kind != "cuda" or (colon and not index.isdecimal()):
+        raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:<number>' or such a torch.device, not {name!r}")
+    return cuda_device(int(index) if colon else None)
+
+
+def cuda_device(index: int | None) -> Any:
+    """Return torch's device of this number, or the current one where it is None; ValueError where there is none."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError("device names a CUDA device, whose arrays are torch's, and torch is not installed") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError("device names a CUDA device, but torch finds none (see torch.cuda.is_available())")
+    if index is not None and index >= count:
+        raise ValueError(f"device must be one of 'cuda:0' to 'cuda:{count - 1}', not 'cuda:{index}'")
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+
+
 def is_capturing() -> bool:
     """Tell whether the current stream records a CUDA graph, during which nothing can be read back."""
     torch = sys.modules["torch"]

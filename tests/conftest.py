@@ -51,5 +51,6 @@ def device(request, monkeypatch):
     monkeypatch.setattr(_device, "kernels", lambda: kernels)
     monkeypatch.setattr(_device, "is_on_device", _arrays.is_torch)
     monkeypatch.setattr(_device, "stream_of", lambda tensor: (0, 0))
+    monkeypatch.setattr(_device, "cuda_device", lambda index: torch.device("cpu"))
     monkeypatch.setenv("CUDA_ON_HOST_ORDER", "reversed" if "reverse" in request.param else "forward")
     return torch.device("cpu")

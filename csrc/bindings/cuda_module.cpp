@@ -25,4 +25,5 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   using namespace metafast;
   module.doc() = "The CUDA kernels of metafast. Private: use the functions of the metafast package.";
   module.def("devices", &devices, "The CUDA devices of this machine, one dict each; RuntimeError says why there are none.");
+  register_cuda_envs(module);
 }

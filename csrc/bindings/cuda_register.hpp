@@ -22,4 +22,6 @@ T* as_pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+void register_cuda_envs(py::module_& module);
+
 }  // namespace metafast

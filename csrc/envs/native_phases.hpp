@@ -17,20 +17,6 @@ namespace metafast {
 // Internal linkage: each instruction-set level has its own copy, which the linker must not merge.
 namespace {
 
-// Where an environment's episodes get their uniforms from: its seed and episode number.
-struct CounterBased {
-  template <int count>
-  METAFAST_FORMULA void draw(std::uint64_t seed, std::uint64_t episode, std::uint32_t step, double* uniforms) {
-#pragma GCC unroll 16
-    for (int block = 0; 2 * block < count; ++block) {
-      double first, second;
-      uniform_pair(seed, episode, step, static_cast<std::uint32_t>(block), first, second);
-      uniforms[2 * block] = first;
-      if (2 * block + 1 < count) uniforms[2 * block + 1] = second;
-    }
-  }
-};
-
 template <class Dynamics, class Reward = float>
 class NativePhases {
  public:
@@ -58,8 +44,8 @@ class NativePhases {
     if constexpr (kStepUniforms > 0) {
       for (std::int64_t i = 0; i < count; ++i) {
         double uniforms[kStepUniforms];
-        CounterBased::draw<kStepUniforms>(seeds[i], episodes[i] - 1, static_cast<std::uint32_t>(elapsed_steps[i]) + 1,
-                                          uniforms);
+        draw_uniforms<kStepUniforms>(seeds[i], episodes[i] - 1, static_cast<std::uint32_t>(elapsed_steps[i]) + 1,
+                                     uniforms);
         for (int k = 0; k < kStepUniforms; ++k) drawn[k][i] = uniforms[k];
       }
     }
@@ -96,7 +82,7 @@ class NativePhases {
     }
     for (std::int64_t i = 0; i < num_indices; ++i) {
       double uniforms[kResetUniforms > 0 ? kResetUniforms : 1], local[kStateSize];
-      CounterBased::draw<kResetUniforms>(listed_seeds[i], listed_episodes[i], 0, uniforms);
+      draw_uniforms<kResetUniforms>(listed_seeds[i], listed_episodes[i], 0, uniforms);
       Dynamics::reset(parameters, uniforms, local);
       for (int k = 0; k < kStateSize; ++k) states[k][i] = local[k];
     }

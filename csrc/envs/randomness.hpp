@@ -21,4 +21,18 @@ METAFAST_FORMULA void uniform_pair(std::uint64_t seed, std::uint64_t episode, st
   second = uniform_double(words[2], words[3]);
 }
 
+// The first `count` uniforms of a step.
+template <int count>
+METAFAST_FORMULA void draw_uniforms(std::uint64_t seed, std::uint64_t episode, std::uint32_t step, double* uniforms) {
+#if !defined(__CUDACC__)
+#pragma GCC unroll 16
+#endif
+  for (int block = 0; 2 * block < count; ++block) {
+    double first, second;
+    uniform_pair(seed, episode, step, static_cast<std::uint32_t>(block), first, second);
+    uniforms[2 * block] = first;
+    if (2 * block + 1 < count) uniforms[2 * block + 1] = second;
+  }
+}
+
 }  // namespace metafast

@@ -17,6 +17,7 @@ __all__ = [
     "check_seeds",
     "check_state",
     "check_whole_number",
+    "reset_mask_of",
 ]
 
 _SEED_LIMIT = 2**64
@@ -115,16 +116,9 @@ def check_seeds(seed: object, num_envs: int) -> tuple[npt.NDArray[np.uint64], np
 
 def check_reset_mask(options: object, num_envs: int) -> npt.NDArray[np.bool_] | None:
     """Return ``options["reset_mask"]``, or None where every environment is to be reset."""
-    if options is None:
+    mask = reset_mask_of(options)
+    if mask is None:
         return None
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict, not {options!r}")
-    unknown = [key for key in options if key != "reset_mask"]
-    if unknown:
-        raise ValueError(f"options has the unknown key {unknown[0]!r}; the only one is 'reset_mask'")
-    if "reset_mask" not in options:
-        return None
-    mask: Any = options["reset_mask"]
     if not isinstance(mask, np.ndarray) or isinstance(mask, np.ma.MaskedArray):
         raise TypeError(f"options['reset_mask'] must be a numpy array, not {type(mask).__name__}")
     if mask.dtype != np.bool_:
@@ -134,6 +128,20 @@ def check_reset_mask(options: object, num_envs: int) -> npt.NDArray[np.bool_] | 
     if not mask.any():
         raise ValueError("options['reset_mask'] must hold at least one True")
     return _canonical(mask)
+
+
+def reset_mask_of(options: object) -> Any:
+    """Return ``options["reset_mask"]`` as it is, or None where there is none."""
+    if options is None:
+        return None
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, not {options!r}")
+    unknown = [key for key in options if key != "reset_mask"]
+    if unknown:
+        raise ValueError(f"options has the unknown key {unknown[0]!r}; the only one is 'reset_mask'")
+    if "reset_mask" in options and options["reset_mask"] is None:
+        raise TypeError("options['reset_mask'] must be an array of bools, not NoneType")
+    return options.get("reset_mask")
 
 
 def _canonical(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

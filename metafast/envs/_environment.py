@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from gymnasium import Space, spaces
 
 from metafast.envs._exact import ufunc_loops
 from metafast.envs._render import Renderer
+
+if TYPE_CHECKING:
+    from metafast.envs._device_batch import DeviceBatch, DeviceKernels
 
 __all__ = ["ActionLayout", "Environment"]
 
@@ -74,6 +77,8 @@ class Environment:
         reset) and its new seed (None where it has none): raises the error.
     renderer : callable, optional
         Makes what draws it; None where nothing does.
+    device_kernels : callable, optional
+        Makes what steps a `DeviceBatch` of it on a CUDA device; None where the native kernels named `phases` do.
     """
 
     env_id: str
@@ -92,6 +97,7 @@ class Environment:
     check_state: Callable[[npt.NDArray[Any]], None] | None = None
     explain_failure: Callable[[Any, int, Any, Any], NoReturn] | None = None
     renderer: Callable[[], Renderer] | None = None
+    device_kernels: Callable[[DeviceBatch], DeviceKernels] | None = None
 
     @property
     def actions(self) -> ActionLayout:

@@ -1,18 +1,27 @@
 """The function that makes a vector environment from its id."""
 
+from __future__ import annotations
+
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from metafast import _device
 from metafast.envs import _classic_control
 from metafast.envs._arguments import check_whole_number
+from metafast.envs._batched_env import UNLIMITED
 from metafast.envs._catalogue import CATALOGUE
 from metafast.envs._environment import Environment
-from metafast.envs._vector_env import UNLIMITED, NativeVectorEnv
+from metafast.envs._vector_env import NativeVectorEnv
+
+if TYPE_CHECKING:
+    from metafast.envs._device_vector_env import DeviceVectorEnv
 
 __all__ = ["make_from", "make_vec"]
+
+MOST_ON_DEVICE = 2**31 - 257  # environments whose numbers are ints to the kernels, the last tile's too
 
 _AUTORESET_MODES = {
     "next_step": AutoresetMode.NEXT_STEP,
@@ -21,6 +30,7 @@ _AUTORESET_MODES = {
 }
 
 
+@overload
 def make_vec(
     env_id: str,
     num_envs: int,
@@ -31,8 +41,24 @@ def make_vec(
     exact: bool = False,
     copy: bool = True,
     render_mode: str | None = None,
+    device: None = None,
     **env_kwargs: Any,
-) -> NativeVectorEnv:
+) -> NativeVectorEnv: ...
+@overload
+def make_vec(env_id: str, num_envs: int, *, device: Any, **options: Any) -> NativeVectorEnv | DeviceVectorEnv: ...
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    num_threads: int | None = None,
+    autoreset_mode: str | AutoresetMode = "next_step",
+    max_episode_steps: int | None = None,
+    exact: bool = False,
+    copy: bool = True,
+    render_mode: str | None = None,
+    device: Any = None,
+    **env_kwargs: Any,
+) -> NativeVectorEnv | DeviceVectorEnv:
     """Make a vector environment whose environments are stepped natively, all in one call.
 
     Parameters
@@ -65,6 +91,10 @@ def make_vec(
     render_mode : {"rgb_array"}, optional
         With it, `NativeVectorEnv.render` draws gymnasium's environments with gymnasium's own renderers (and pygame),
         and a user's with its ``render`` function. The task distributions draw nothing.
+    device : str or torch.device, optional
+        ``"cuda"`` or ``"cuda:1"``: the environments live on that device, and actions and what `step` and `reset`
+        return are torch tensors there. ``"cpu"`` or None: NumPy arrays. A CUDA device takes no `num_threads`,
+        ``exact=True`` or `render_mode`.
     **env_kwargs
         As gymnasium's. CartPole-v1: ``sutton_barto_reward`` (-1 for the step that ends in a fall and 0 for others,
         instead of 1 for all). Pendulum-v1: ``g`` (gravity, 10). MountainCar-v0 and MountainCarContinuous-v0:
@@ -72,8 +102,8 @@ def make_vec(
 
     Returns
     -------
-    NativeVectorEnv
-        A `gymnasium.vector.VectorEnv`.
+    NativeVectorEnv or DeviceVectorEnv
+        A `gymnasium.vector.VectorEnv`; on a CUDA device the latter.
 
     Raises
     ------
@@ -125,6 +155,7 @@ def make_vec(
         copy=copy,
         env_kwargs=env_kwargs | ({"exact": True} if exact else {}),
         render_mode=render_mode,
+        device=device,
     )
 
 
@@ -138,7 +169,8 @@ def make_from(
     copy: bool = True,
     env_kwargs: dict[str, Any],
     render_mode: str | None = None,
-) -> NativeVectorEnv:
+    device: Any = None,
+) -> NativeVectorEnv | DeviceVectorEnv:
     """Make a vector environment of a kind that is settled; the other arguments are `make_vec`'s."""
     num_envs = check_whole_number("num_envs", num_envs, 1, 2**40)
     if num_threads is not None:
@@ -147,6 +179,20 @@ def make_from(
         max_episode_steps = check_whole_number("max_episode_steps", max_episode_steps, 1, UNLIMITED)
     if not isinstance(copy, (bool, np.bool_)):
         raise TypeError(f"copy must be a bool, not {copy!r}")
+    cuda_device = _device.device_of(device)
+    if cuda_device is not None:
+        _refuse_what_devices_lack(environment, num_threads, render_mode, device)
+        from metafast.envs._device_vector_env import DeviceVectorEnv
+
+        return DeviceVectorEnv(
+            environment,
+            check_whole_number("num_envs", num_envs, 1, MOST_ON_DEVICE),
+            device=cuda_device,
+            autoreset_mode=_autoreset_mode(autoreset_mode),
+            max_episode_steps=max_episode_steps,
+            copy=bool(copy),
+            env_kwargs=env_kwargs,
+        )
     return NativeVectorEnv(
         environment,
         num_envs,
@@ -157,6 +203,17 @@ def make_from(
         env_kwargs=env_kwargs,
         render_mode=render_mode,
     )
+
+
+def _refuse_what_devices_lack(
+    environment: Environment, num_threads: int | None, render_mode: str | None, device: Any
+) -> None:
+    if num_threads is not None:
+        raise ValueError(f"num_threads must be None with device={str(device)!r}: no thread of the CPU steps there")
+    if environment.streams:
+        raise ValueError(f"exact must be False with device={str(device)!r}: NumPy's functions run on the CPU only")
+    if render_mode is not None:
+        raise ValueError(f"render_mode must be None with device={str(device)!r}: frames are drawn on the CPU")
 
 
 def _autoreset_mode(mode: object) -> AutoresetMode:

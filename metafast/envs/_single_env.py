@@ -7,12 +7,13 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from metafast.envs._batched_env import UNLIMITED
 from metafast.envs._make import make_vec
-from metafast.envs._vector_env import UNLIMITED, NativeVectorEnv
+from metafast.envs._vector_env import NativeVectorEnv
 
 __all__ = ["NativeEnv", "make", "make_without_limit"]
 
-_OF_BATCHES = ("num_envs", "num_threads", "autoreset_mode", "copy")
+_OF_BATCHES = ("num_envs", "num_threads", "autoreset_mode", "copy", "device")
 
 
 class NativeEnv(gymnasium.Env[Any, Any]):

@@ -1,21 +1,19 @@
 """Gymnasium's vector-environment interface over the native batch."""
 
-import copy as copy_module
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
 
 from metafast import _core
-from metafast.envs._arguments import check_actions, check_attribute, check_reset_mask, check_seeds, check_state
+from metafast.envs._arguments import check_actions, check_reset_mask, check_seeds, check_state
+from metafast.envs._batched_env import BatchedVectorEnv, ClosedBatch, refuse_closed
 from metafast.envs._environment import Environment
 from metafast.envs._exact import numpy_streams
-from metafast.envs._render import Renderer, make_renderer, render_modes
+from metafast.envs._render import Renderer, make_renderer
 
 __all__ = ["NativeVectorEnv"]
 
@@ -23,27 +21,8 @@ Observations = npt.NDArray[Any]
 Infos = dict[str, Any]
 StepOutcome = tuple[Observations, npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_], npt.NDArray[np.bool_], Infos]
 
-# Where neither the caller nor the environment limits an episode: as far as its steps can be counted.
-UNLIMITED = 2**31 - 2
 
-_CORE_MODES = {
-    AutoresetMode.NEXT_STEP: "next_step",
-    AutoresetMode.SAME_STEP: "same_step",
-    AutoresetMode.DISABLED: "disabled",
-}
-
-
-def _refuse(*_: object) -> NoReturn:
-    raise ClosedEnvironmentError("this vector environment is closed; make a new one with metafast.envs.make_vec")
-
-
-class _ClosedBatch:
-    """Stands where the batch was."""
-
-    __getattr__ = _refuse
-
-
-class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.NDArray[Any]]):
+class NativeVectorEnv(BatchedVectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.NDArray[Any]]):
     """N environments stepped natively; made by `metafast.envs.make_vec`.
 
     Everything random comes from each environment's own 64-bit seed and episode number: environment i of a batch that
@@ -75,43 +54,22 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         env_kwargs: dict[str, Any],
         render_mode: str | None = None,
     ) -> None:
-        if max_episode_steps is None:
-            max_episode_steps = UNLIMITED if environment.max_episode_steps is None else environment.max_episode_steps
-        self.num_envs = num_envs
+        super().__init__(
+            environment,
+            num_envs,
+            autoreset_mode=autoreset_mode,
+            max_episode_steps=max_episode_steps,
+            copy=copy,
+            render_mode=render_mode,
+            spec_kwargs=env_kwargs | {"num_threads": num_threads},
+        )
         self.num_threads = num_threads
-        self.max_episode_steps = max_episode_steps
-        self.autoreset_mode = autoreset_mode
-        self.copy = copy
-        self.metadata = {
-            "render_modes": render_modes(environment.renderer),
-            "render_fps": environment.render_fps,
-            "autoreset_mode": autoreset_mode,
-        }
-        self.render_mode = render_mode
-        self.single_observation_space = environment.single_observation_space
-        self.single_action_space = environment.single_action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        if environment.registered:
-            self.spec = copy_module.deepcopy(gymnasium.spec(f"metafast/{environment.env_id}"))
-            self.spec.max_episode_steps = None if max_episode_steps == UNLIMITED else max_episode_steps
-            self.spec.kwargs |= env_kwargs | {
-                "num_envs": num_envs,
-                "num_threads": num_threads,
-                "autoreset_mode": _CORE_MODES[autoreset_mode],
-                "copy": copy,
-                "vectorization_mode": "vector_entry_point",
-            }
-            if render_mode is not None:
-                self.spec.kwargs["render_mode"] = render_mode
-        self._environment = environment
-        self._actions = environment.actions
         self._start()
 
     def _start(self) -> None:
         arguments: dict[str, Any] = {
             "num_envs": self.num_envs,
-            "autoreset_mode": _CORE_MODES[self.autoreset_mode],
+            "autoreset_mode": self._core_mode,
             "max_episode_steps": self.max_episode_steps,
             "num_threads": self.num_threads or 0,
             "copy": self.copy,
@@ -259,11 +217,6 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         """
         return self._settled(self._batch.final_observations)  # type: ignore[no-any-return]
 
-    @property
-    def np_random_seed(self) -> Any:
-        """The seed of each environment, a tuple of N ints."""
-        return tuple(self.get_state()["seeds"].tolist())
-
     def get_state(self) -> dict[str, npt.NDArray[Any]]:
         """Return all that the next steps depend on, copied.
 
@@ -283,9 +236,7 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
         if not self._batch.was_reset:
             raise ResetNeeded("call reset before get_state")
         state = self._batch.get_state()
-        layout = self._environment.state
-        # Vectors and records alike come as bytes.
-        state["state"] = state["state"].reshape(-1).view(layout.base).reshape(self.num_envs, *layout.shape)
+        state["state"] = self._records(state["state"])
         return state
 
     def set_state(self, state: dict[str, npt.NDArray[Any]]) -> None:
@@ -298,57 +249,15 @@ class NativeVectorEnv(VectorEnv[Observations, npt.NDArray[np.integer[Any]], npt.
             no reset is ever still to come, ``ended`` is set. The state is then unchanged.
         """
         arrays = check_state(state, self.num_envs, self._environment, self.max_episode_steps)
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and arrays["ended"].any():
-            raise ValueError("state['ended'] must be False everywhere in same_step mode, which resets at once")
+        self._check_ended(arrays["ended"])
         self._batch.set_state(**arrays)
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return an attribute of each environment: one that all share N times, else one entry of an array [N, ...].
-
-        The environments' own are the keys of `get_state`, the named fields of ``state``, ``np_random_seed``,
-        ``observation_space`` and
-        ``action_space``; other names are looked up in the vector environment.
-        """
-        if name in ("state", "elapsed_steps", "ended", "seeds", "episodes", "streams"):
-            return tuple(self.get_state()[name])
-        if name in (self._environment.state.names or ()):
-            return tuple(self.get_state()["state"][name])
-        if name == "np_random_seed":
-            return tuple(self.np_random_seed)
-        shared = getattr(self, f"single_{name}" if name in ("observation_space", "action_space") else name)
-        return (shared,) * self.num_envs
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an entry of the state of each environment: `name` is one of `get_state`'s keys or a field of ``state``.
-
-        `values` holds one for each environment, or one for all. A name that is not in the state raises AttributeError:
-        the native dynamics have no other attribute to change.
-        """
-        state = self.get_state()
-        fields = self._environment.state.names or ()
-        if name not in state and name not in fields:
-            known = ", ".join([*state, *fields])
-            raise AttributeError(f"the environments have no attribute {name!r} to set; there are: {known}")
-        current = state[name] if name in state else state["state"][name]
-        current[...] = check_attribute(name, values, current)
-        self.set_state(state)
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Return `get_attr` of `name`: the environments have no methods of their own.
-
-        A name that is a method raises AttributeError, since a method of the vector environment acts on all at once.
-        """
-        values = self.get_attr(name)
-        if callable(values[0]) or args or kwargs:
-            raise AttributeError(f"the environments have no method {name!r}; call it on the vector environment")
-        return values
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
         if self._renderer is not None:
             self._renderer.close()
-        self._batch = _ClosedBatch()  # type: ignore[assignment]
-        self._step = _refuse
+        self._batch = ClosedBatch()  # type: ignore[assignment]
+        self._step = refuse_closed
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_batch", "_step", "_renderer")
