@@ -26,4 +26,5 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   module.doc() = "The CUDA kernels of metafast. Private: use the functions of the metafast package.";
   module.def("devices", &devices, "The CUDA devices of this machine, one dict each; RuntimeError says why there are none.");
   register_cuda_envs(module);
+  register_cuda_ptx_kernels(module);
 }

@@ -23,5 +23,6 @@ T* as_pointer(std::uintptr_t address) {
 }
 
 void register_cuda_envs(py::module_& module);
+void register_cuda_ptx_kernels(py::module_& module);
 
 }  // namespace metafast

@@ -6,37 +6,28 @@ csrc/envs/driver.hpp, one environment at a time; csrc/envs/driver.cuh does the s
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 
+from metafast.envs._device_batch import FAULT_ACTION, FAULT_ENDED, FAULT_OWN, TILE
 from metafast.envs._environment import ActionLayout
 from metafast.envs.compiled._builder import Builder, make_known, named_in_errors
-from metafast.envs.compiled._fields import TILE, Field, Layout
+from metafast.envs.compiled._fields import Field, Layout
 from metafast.envs.compiled._generator_type import make_generator
 from metafast.envs.compiled._ptx import RAISED
 from metafast.envs.compiled._spaces import Element
 
-__all__ = ["ARGUMENTS", "FAULTS", "MODES", "emit_kernels"]
+__all__ = ["ARGUMENTS", "MODES", "emit_kernels"]
 
 _I8, _I32, _I64, _BIT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 _BYTES = _I8.as_pointer()
 
 MODES = {"next_step": 0, "same_step": 1, "disabled": 2}
 
-
-class Faults(NamedTuple):
-    """The numbers of what can be wrong with an environment; `raised` comes with the number of the exception."""
-
-    action: int
-    ended: int
-    raised: int
-
-
-FAULTS = Faults(action=1, ended=2, raised=3)
 
 _BATCH = ("state", "saved", "seeds", "episodes", "elapsed_steps", "ended", "faults", "num_envs")
 _NUMBERS = ("num_envs", "mode", "max_episode_steps", "action_bytes")
@@ -61,6 +52,8 @@ ARGUMENTS = {
 # These are allocated as wholes; what else is passed may be a part of another array.
 _ALIGNED = ("state", "saved", "observations", "final_observations")
 _ALIGNMENT = 16
+# Entries of an action that are taken one by one, so that they are in registers.
+_SHORT = 16
 
 
 class _Environment:
@@ -108,7 +101,7 @@ class _Environment:
 
     def variable(self, kind: Any, value: Any) -> Any:
         """A local variable."""
-        address = self.builder.alloca(kind)
+        address = cgutils.alloca_once(self.builder, kind)
         self.builder.store(ir.Constant(kind, value) if isinstance(value, (int, float)) else value, address)
         return address
 
@@ -118,10 +111,11 @@ class _Environment:
         return self.builder.gep(array, [self.index], inbounds=True)
 
     def set_fault(self, number: int, condition: Any) -> None:
-        """Note what is wrong where `condition` holds."""
+        """Note what is wrong where `condition` holds, and nothing was before."""
         builder = self.builder
-        chosen = builder.select(condition, ir.Constant(_I32, number), builder.load(self.fault))
-        builder.store(chosen, self.fault)
+        before = builder.load(self.fault)
+        first = builder.and_(condition, builder.icmp_unsigned("==", before, ir.Constant(_I32, 0)))
+        builder.store(builder.select(first, ir.Constant(_I32, number), before), self.fault)
 
     @contextmanager
     def sound(self, condition: Any = None) -> Iterator[None]:
@@ -138,7 +132,7 @@ class _Environment:
         status, result = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
         with builder.if_then(status.is_error, likely=False):
             builder.asm(ir.FunctionType(ir.VoidType(), []), RAISED, "", [], True)
-            builder.store(ir.Constant(_I32, FAULTS.raised), self.fault)
+            self.set_fault(FAULT_OWN, ir.Constant(_BIT, 1))
             with builder.if_then(status.is_user_exc):
                 # _ptx.py has put the exception's number into the place of the size of its description.
                 number = builder.gep(status.excinfoptr, [ir.Constant(_I32, 0), ir.Constant(_I32, 1)])
@@ -183,7 +177,7 @@ class _Environment:
     def restore(self, numbers: dict[str, Any]) -> None:
         """Bring back the state that `save` kept, where a user's function raised."""
         builder = self.builder
-        raised = builder.icmp_unsigned("==", builder.load(self.fault), ir.Constant(_I32, FAULTS.raised))
+        raised = builder.icmp_unsigned("==", builder.load(self.fault), ir.Constant(_I32, FAULT_OWN))
         with builder.if_then(raised, likely=False):
             for field in self.make.state_type.layout.fields.values():
                 address = self._field(self.tile, field)
@@ -226,10 +220,10 @@ class _Environment:
                 make.address(builder, self.values["actions"], self.index, element), number.as_pointer()
             )
             absolute = builder.module.declare_intrinsic("llvm.fabs", [number])
-            with cgutils.for_range(builder, _number(size), intp=_I64) as loop:
-                value = builder.call(absolute, [builder.load(builder.gep(first, [loop.index]))])
+            for place in self._each(size):
+                value = builder.call(absolute, [builder.load(builder.gep(first, [place]))])
                 finite = builder.fcmp_ordered("<", value, ir.Constant(number, float("inf")))
-                self.set_fault(FAULTS.action, builder.not_(finite))
+                self.set_fault(FAULT_ACTION, builder.not_(finite))
             return make.row(builder, self.values["actions"], self.index, element, readonly=True)
         if element.scalar:
             taken = self._integer(self.index)
@@ -237,21 +231,29 @@ class _Environment:
             return taken
         # Copied, because it may be of other integers than `step` takes.
         kind = ir.IntType(8 * element.dtype.itemsize)
-        copied = builder.alloca(ir.ArrayType(kind, size))
+        copied = cgutils.alloca_once(builder, ir.ArrayType(kind, size))
         low, high = (self._constants(name, getattr(layout, name).tolist()) for name in ("low", "high"))
-        with cgutils.for_range(builder, _number(size), intp=_I64) as loop:
-            value = self._integer(builder.add(builder.mul(self.index, _number(size)), loop.index))
-            bounds = (builder.load(builder.gep(array, [_number(0), loop.index])) for array in (low, high))
+        for place in self._each(size):
+            value = self._integer(builder.add(builder.mul(self.index, _number(size)), place))
+            bounds = (builder.load(builder.gep(array, [_number(0), place])) for array in (low, high))
             self._check_integer(value, *bounds)
             narrow = value if kind == _I64 else builder.trunc(value, kind)
-            builder.store(narrow, builder.gep(copied, [_number(0), loop.index]))
+            builder.store(narrow, builder.gep(copied, [_number(0), place]))
         return make.row(builder, builder.bitcast(copied, _BYTES), _number(0), element, readonly=True)
+
+    def _each(self, size: int) -> Iterator[Any]:
+        """What is done for each number below `size`: a loop, unless it is short."""
+        if size <= _SHORT:
+            yield from map(_number, range(size))
+            return
+        with cgutils.for_range(self.builder, _number(size), intp=_I64) as loop:
+            yield loop.index
 
     def _integer(self, position: Any) -> Any:
         """An entry of `actions`, whose integers have `action_bytes` bytes."""
         builder = self.builder
         wide = builder.icmp_unsigned("==", self.values["action_bytes"], _number(8))
-        value = builder.alloca(_I64)
+        value = cgutils.alloca_once(builder, _I64)
         for kind, condition in ((_I64, wide), (_I32, builder.not_(wide))):
             with builder.if_then(condition):
                 array = builder.bitcast(self.values["actions"], kind.as_pointer())
@@ -262,7 +264,7 @@ class _Environment:
     def _check_integer(self, value: Any, low: Any, high: Any) -> None:
         builder = self.builder
         inside = builder.and_(builder.icmp_signed(">=", value, low), builder.icmp_signed("<", value, high))
-        self.set_fault(FAULTS.action, builder.not_(inside))
+        self.set_fault(FAULT_ACTION, builder.not_(inside))
 
     def _constants(self, name: str, numbers: list[int]) -> Any:
         kind = ir.ArrayType(_I64, len(numbers))
@@ -282,19 +284,20 @@ def _emit_step(make: Builder, compiled: dict[str, Any], layout: ActionLayout) ->
     next_step, same_step, disabled = (
         builder.icmp_unsigned("==", env.values["mode"], _number(number)) for number in MODES.values()
     )
-    following = env.variable(_I64, builder.load(env.entry("episodes", _I64)))
+    # Read by environments whose steps are random, and written by those that begin.
+    episodes = env.entry("episodes", _I64)
     elapsed = env.variable(_I32, builder.load(env.entry("elapsed_steps", _I32)))
     reward, over = env.variable(ir.FloatType(), 0.0), env.variable(_I8, 0)
     terminated, truncated = env.variable(_I8, 0), env.variable(_I8, 0)
     # In next_step mode an environment that has ended is reset in place of its step.
     begins = env.variable(_BIT, builder.and_(was_ended, next_step))
     action = env.action(layout)
-    env.set_fault(FAULTS.ended, builder.and_(was_ended, disabled))
+    env.set_fault(FAULT_ENDED, builder.and_(was_ended, disabled))
     kept = env.save()
 
     with env.sound(builder.not_(builder.load(begins))):
         step_number = builder.add(builder.load(elapsed), ir.Constant(_I32, 1))
-        rng = env.generator(builder.load(following), step_number)
+        rng = env.generator(builder.load(episodes), step_number)
         result = env.call(compiled["step"], [env.state(), action, rng])
         with env.sound():
             earned, ends = make.outcome(builder, compiled["step"], result)
@@ -309,22 +312,21 @@ def _emit_step(make: Builder, compiled: dict[str, Any], layout: ActionLayout) ->
             with builder.if_then(at_once):
                 env.observe(compiled["observe"], "final_observations")
     with env.sound(builder.load(begins)):
-        builder.store(builder.add(builder.load(following), _number(1)), following)
         builder.store(ir.Constant(_I32, 0), elapsed)
         builder.store(ir.Constant(_I8, 0), over)
-        env.begin(compiled["reset"], builder.load(following))
+        env.begin(compiled["reset"], builder.add(builder.load(episodes), _number(1)))
     env.restore(kept)
     # Also of an environment with a fault: as it was.
     env.observe(compiled["observe"], "observations")
     env.restore(kept)
     env.report()
     with env.sound():
-        for variable, name, kind in (
-            (following, "episodes", _I64),
-            (elapsed, "elapsed_steps", _I32),
-            (over, "ended", _I8),
-        ):
-            builder.store(builder.load(variable), env.entry(name, kind))
+        builder.store(builder.load(elapsed), env.entry("elapsed_steps", _I32))
+        ends = builder.icmp_unsigned("!=", builder.load(over), ir.Constant(_I8, 0))
+        with builder.if_then(builder.icmp_unsigned("!=", ends, was_ended)):
+            builder.store(builder.load(over), env.entry("ended", _I8))
+        with builder.if_then(builder.load(begins)):
+            builder.store(builder.add(builder.load(episodes), _number(1)), episodes)
     fine = builder.icmp_unsigned("==", builder.load(env.fault), ir.Constant(_I32, 0))
     for variable, name, kind in (
         (reward, "rewards", ir.FloatType()),

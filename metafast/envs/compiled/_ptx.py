@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
-__all__ = ["RAISED", "Ptx", "UnsupportedError", "compile_ptx", "optimised", "target_machine"]
+__all__ = ["RAISED", "Ptx", "UnsupportedError", "compile_ptx", "exception_of", "optimised", "target_machine"]
 
 # An instruction that compiles to nothing: it is left where a user's function can raise.
 RAISED = "// raised"
@@ -24,34 +24,35 @@ RAISED = "// raised"
 _PROCESSOR = "sm_75"
 
 # What the backend has instructions for, or takes apart itself. At any other it would end the process.
-_INTRINSICS = (
-    "abs assume bitreverse bswap ceil copysign ctlz ctpop cttz expect experimental.noalias.scope.decl fabs floor fma "
-    "fmuladd fshl fshr is.fpclass lifetime.end lifetime.start masked maximum maxnum memcpy memmove memset minimum "
-    "minnum nearbyint nvvm rint round roundeven sadd smax smin smul sqrt ssub trunc uadd umax umin umul usub "
-    "vector.reduce"
-).split()
-_LIBDEVICE = (
-    "acos acosh asin asinh atan atan2 atanh cbrt cos cosh erf erfc exp exp10 exp2 expm1 fmod frexp hypot ldexp lgamma "
-    "log log10 log1p log2 nextafter pow powi sin sinh tan tanh tgamma"
-).split()
-
-
+_INTRINSICS = re.compile(
+    r"llvm\.(abs|assume|bitreverse|bswap|ceil|copysign|ctlz|ctpop|cttz|expect|experimental\.noalias\.scope\.decl|fabs|"
+    r"floor|fma|fmuladd|fshl|fshr|is\.fpclass|lifetime\.(start|end)|masked|maximum|maxnum|memcpy|memmove|memset|minimum|"
+    r"minnum|nearbyint|nvvm|rint|round|roundeven|[su](add|sub|mul)|[su](min|max)|sqrt|trunc|vector\.reduce)\."
+)
 # C's names of functions that are instructions, with the same result.
-_EXACT = "ceil copysign fabs floor fma nearbyint rint round sqrt trunc".split()
+_EXACT = "ceil|copysign|fabs|floor|fma|nearbyint|rint|round|sqrt|trunc"
+_LIBDEVICE = (
+    "acos|acosh|asin|asinh|atan|atan2|atanh|cbrt|cos|cosh|erf|erfc|exp|exp10|exp2|expm1|fmod|hypot|ldexp|lgamma|log|log10|"
+    "log1p|log2|nextafter|pow|powi|sin|sinh|tan|tanh|tgamma"
+)
 
 
 class UnsupportedError(Exception):
-    """What a function calls that there is not on a GPU.
+    """What a user's function calls that there is not on a GPU.
 
     Attributes
     ----------
-    function : str or None
-        The user's function, "step", "reset" or "observe", where it is known.
+    missing : set of str
+        The functions that it calls.
+    user_function : str
+        Which one it is: "step", "reset" or "observe".
     """
 
-    def __init__(self, message: str, function: str | None = None) -> None:
+    user_function = "step"
+
+    def __init__(self, message: str, missing: set[str]) -> None:
         super().__init__(message)
-        self.function = function
+        self.missing = missing
 
 
 class Ptx(NamedTuple):
@@ -59,7 +60,7 @@ class Ptx(NamedTuple):
 
     text: str
     can_raise: bool
-    exceptions: list[bytes]  # pickled: class, arguments, place; by the number that a kernel reports
+    exceptions: list[bytes]  # pickled: class, arguments, place; a kernel reports the number, from 1 on
 
 
 @functools.cache
@@ -89,9 +90,13 @@ def compile_ptx(module: Any, name: str, kernels: Sequence[str]) -> Ptx:
     try:
         linked = _with_libdevice(unlinked, machine, roots)
     except UnsupportedError as error:
-        raise UnsupportedError(str(error), _culprit(text, machine, name)) from None
-    ptx = machine.emit_assembly(linked)
-    return Ptx(ptx, RAISED in ptx, exceptions)
+        error.user_function = _culprit(text, machine, name, error.missing)
+        raise
+    return Ptx(_assembly(linked, machine), RAISED in str(linked), exceptions)
+
+
+def _assembly(module: Any, machine: Any) -> str:
+    return str(machine.emit_assembly(module))
 
 
 def optimised(text: str, machine: Any, roots: Sequence[str]) -> Any:
@@ -122,7 +127,7 @@ def _numbered_exceptions(text: str) -> tuple[str, list[bytes]]:
         assert data is not None
         content = re.sub(r"\\([0-9A-F]{2})", lambda code: chr(int(code[1], 16)), data[1])
         exceptions.append(content.encode("latin-1"))
-        return f"{found[1]}{found[2]}, i32 {len(exceptions) - 1},"
+        return f"{found[1]}{found[2]}, i32 {len(exceptions)},"
 
     pattern = r"(^@\.const\.picklebuf\.\S+ = .* \{ ptr )(@\.const\.pickledata\.\w+), i32 \d+,"
     return re.sub(pattern, numbered, text, flags=re.MULTILINE), exceptions
@@ -135,9 +140,8 @@ def _on_device(text: str) -> str:
     text = _scratch_on_stack(text)
     # Counts of references to arrays that nothing has allocated.
     text = re.sub(r"(?m)^ +(?:tail )?call .*void @NRT_(?:inc|dec)ref\(ptr null\).*\n", "", text)
-    for name in _EXACT:
-        text = re.sub(rf"@{name}\(", f"@llvm.{name}.f64(", text)
-        text = re.sub(rf"@{name}f\(", f"@llvm.{name}.f32(", text)
+    for suffix, kind in (("", "f64"), ("f", "f32")):
+        text = re.sub(rf"@({_EXACT}){suffix}\(", rf"@llvm.\1.{kind}(", text)
     # The backend's own remainder is inexact where the quotient is large.
     text, remainders = re.subn(r"frem (double|float) ([^,]+), (\S+)", _remainder, text)
     if remainders:
@@ -151,22 +155,21 @@ def _remainder(found: re.Match[str]) -> str:
 
 
 def _functions_of_libdevice(text: str) -> str:
-    names = "|".join(_LIBDEVICE)
-
     def suffix(kind: str) -> str:
         return "f" if kind == "float" else ""
 
     definitions = []
-    pattern = rf"^declare (?:[\w()-]+ )*?(double|float|<(\d+) x (double|float)>) @(?:llvm\.)?({names})(f?)(\.[.\w]+)?\((.*)\).*$"
+    result = r"(double|float|<(\d+) x (double|float)>)"
+    pattern = rf"^declare (?:[\w()-]+ )*?{result} @(?:llvm\.)?({_LIBDEVICE})f?(?:\.[.\w]+)?\((.*)\).*$"
     for found in list(re.finditer(pattern, text, re.MULTILINE)):
-        result, lanes, of_lanes, base, _, _, parameters = found.groups()
+        returned, lanes, of_lanes, base, parameters = found.groups()
         called = re.match(r"declare .*?@([\w.]+)\(", found[0])
         assert called is not None
         kinds = [re.sub(r" .*", "", each) if not each.startswith("<") else each[: each.index(">") + 1]
                  for each in re.split(r", (?![^<]*>)", parameters)]  # fmt: skip
         if lanes is None:
-            device = f"__nv_{base}{suffix(result)}"
-            text = text.replace(found[0], f"declare {result} @{device}({', '.join(kinds)})")
+            device = f"__nv_{base}{suffix(returned)}"
+            text = text.replace(found[0], f"declare {returned} @{device}({', '.join(kinds)})")
             text = re.sub(rf"@{re.escape(called[1])}(?=\()", f"@{device}", text)
         else:
             device = f"__nv_{base}{suffix(of_lanes)}"
@@ -237,48 +240,51 @@ def _scratch_on_stack(text: str) -> str:
     return "".join(functions)
 
 
-def _unknown(module: Any) -> list[str]:
+def _unknown(module: Any) -> set[str]:
     """The functions that a module calls and nothing on a device defines."""
-    intrinsics = tuple(f"llvm.{name}." for name in _INTRINSICS)
-    text = str(module)
-    return sorted(
+    called = re.sub(r"(?m)^declare .*$", "", str(module))
+    return {
         function.name
         for function in module.functions
         if function.is_declaration
-        and not f"{function.name}.".startswith(intrinsics)
-        and re.search(rf'@"?{re.escape(function.name)}"?\(', re.sub(r"(?m)^declare .*$", "", text))
-    )
+        and not _INTRINSICS.match(f"{function.name}.")
+        and re.search(rf'@"?{re.escape(function.name)}"?\b', called)
+    }
 
 
 def _with_libdevice(text: str, machine: Any, roots: Sequence[str]) -> Any:
     module = optimised(text, machine, roots)
-    missing = [name for name in _unknown(module) if not name.startswith("__nv_")]
-    if missing:
-        allocates = any(name.startswith("NRT_") for name in missing)
-        raise UnsupportedError(
-            "it allocates memory (a new array, a list, a string, or an exception with values), which a GPU's threads "
-            "do not: keep arrays in the state and assign their elements, and raise exceptions with constant arguments"
-            if allocates
-            else f"it calls {', '.join(missing)}, which there is not on a GPU"
-        )
-    used = [name for name in _unknown(module) if name.startswith("__nv_")]
+    used = _unknown(module)
+    _refuse({name for name in used if not name.startswith("__nv_")})
     if not used:
         return module
     library = _libdevice()
     if library is None:
+        names = ", ".join(sorted(name.removeprefix("__nv_") for name in used))
         raise UnsupportedError(
-            f"it needs {', '.join(name.removeprefix('__nv_') for name in used)} of NVIDIA's libdevice.10.bc, which was "
-            "found neither with triton, nor in a CUDA toolkit (CUDA_HOME), nor in NVIDIA's packages (pip install "
-            "nvidia-nvvm); sin, cos, exp, tanh and log of metafast.envs.math do without, and with the CPU's bits"
+            f"for a GPU, it needs {names} of NVIDIA's libdevice.10.bc, which was found neither with triton, nor in a "
+            "CUDA toolkit (CUDA_HOME), nor in NVIDIA's packages (pip install nvidia-nvvm); sin, cos, exp, tanh and log "
+            "of metafast.envs.math do without, and give the CPU's bits",
+            used,
         )
     device = llvm.parse_bitcode(library)
     device.triple, device.data_layout = machine.triple, str(machine.target_data)
     module.link_in(device)
-    result = optimised(str(module), machine, roots)
-    missing = _unknown(result)
+    linked = optimised(str(module), machine, roots)
+    _refuse(_unknown(linked))
+    return linked
+
+
+def _refuse(missing: set[str]) -> None:
+    if any(name.startswith("NRT_") for name in missing):
+        raise UnsupportedError(
+            "for a GPU, it allocates memory (a new array, a list, a string, or an exception with values), which "
+            "kernels do not: keep arrays in the state, assign their elements one by one, and raise exceptions with "
+            "constant arguments",
+            missing,
+        )
     if missing:
-        raise UnsupportedError(f"it calls {', '.join(missing)}, which there is not on a GPU")
-    return result
+        raise UnsupportedError(f"for a GPU, it calls {', '.join(sorted(missing))}, which there is not", missing)
 
 
 def _libdevice() -> bytes | None:
@@ -305,15 +311,14 @@ def _folders() -> Iterator[Path]:
     yield Path("/usr/local/cuda")
 
 
-def _culprit(text: str, machine: Any, name: str) -> str | None:
-    """Which of the user's functions calls what there is not."""
+def _culprit(text: str, machine: Any, name: str, missing: set[str]) -> str:
+    """Which of the user's functions calls one of those."""
     for function in ("step", "reset", "observe"):
-        root = f"{name}_users_{function}"
-        # Not into the others: it is kept as it is.
-        module = optimised(_on_device(str(optimised(text, machine, [root]))), machine, [root])
-        if [each for each in _unknown(module) if not each.startswith("__nv_")]:
+        roots = [f"{name}_users_{function}"]
+        alone = _on_device(str(optimised(text, machine, roots)))
+        if _unknown(optimised(alone, machine, roots)) & missing:
             return function
-    return None
+    return "step"
 
 
 def exception_of(content: bytes) -> tuple[BaseException, str | None]:
