@@ -117,11 +117,15 @@ class _Environment:
         first = builder.and_(condition, builder.icmp_unsigned("==", before, ir.Constant(_I32, 0)))
         builder.store(builder.select(first, ir.Constant(_I32, number), before), self.fault)
 
+    def is_sound(self) -> Any:
+        """Whether nothing is wrong."""
+        return self.builder.icmp_unsigned("==", self.builder.load(self.fault), ir.Constant(_I32, 0))
+
     @contextmanager
     def sound(self, condition: Any = None) -> Iterator[None]:
         """What happens only where nothing is wrong, and `condition` holds."""
         builder = self.builder
-        fine = builder.icmp_unsigned("==", builder.load(self.fault), ir.Constant(_I32, 0))
+        fine = self.is_sound()
         with builder.if_then(fine if condition is None else builder.and_(fine, condition)):
             yield
 
@@ -316,9 +320,13 @@ def _emit_step(make: Builder, compiled: dict[str, Any], layout: ActionLayout) ->
         builder.store(ir.Constant(_I8, 0), over)
         env.begin(compiled["reset"], builder.add(builder.load(episodes), _number(1)))
     env.restore(kept)
-    # Also of an environment with a fault: as it was.
-    env.observe(compiled["observe"], "observations")
-    env.restore(kept)
+    # Also of an environment with a fault, as it was: once more where what the step led to could not be observed.
+    again = env.variable(_BIT, 1)
+    with cgutils.for_range(builder, _number(2), intp=_I64), builder.if_then(builder.load(again)):
+        fine = env.is_sound()
+        env.observe(compiled["observe"], "observations")
+        builder.store(builder.and_(fine, builder.not_(env.is_sound())), again)
+        env.restore(kept)
     env.report()
     with env.sound():
         builder.store(builder.load(elapsed), env.entry("elapsed_steps", _I32))
@@ -327,7 +335,7 @@ def _emit_step(make: Builder, compiled: dict[str, Any], layout: ActionLayout) ->
             builder.store(builder.load(over), env.entry("ended", _I8))
         with builder.if_then(builder.load(begins)):
             builder.store(builder.add(builder.load(episodes), _number(1)), episodes)
-    fine = builder.icmp_unsigned("==", builder.load(env.fault), ir.Constant(_I32, 0))
+    fine = env.is_sound()
     for variable, name, kind in (
         (reward, "rewards", ir.FloatType()),
         (terminated, "terminated", _I8),

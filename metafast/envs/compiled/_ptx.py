@@ -31,6 +31,8 @@ _INTRINSICS = re.compile(
 )
 # C's names of functions that are instructions, with the same result.
 _EXACT = "ceil|copysign|fabs|floor|fma|nearbyint|rint|round|sqrt|trunc"
+# Numba's own functions that C has too.
+_OWN = {"gamma": "tgamma", "ldexp": "ldexp"}
 _LIBDEVICE = (
     "acos|acosh|asin|asinh|atan|atan2|atanh|cbrt|cos|cosh|erf|erfc|exp|exp10|exp2|expm1|fmod|hypot|ldexp|lgamma|log|log10|"
     "log1p|log2|nextafter|pow|powi|sin|sinh|tan|tanh|tgamma"
@@ -140,10 +142,11 @@ def _on_device(text: str) -> str:
     text = _scratch_on_stack(text)
     # Counts of references to arrays that nothing has allocated.
     text = re.sub(r"(?m)^ +(?:tail )?call .*void @NRT_(?:inc|dec)ref\(ptr null\).*\n", "", text)
+    text = re.sub(r"@numba_(gamma|ldexp)(f?)\(", lambda own: f"@{_OWN[own[1]]}{own[2]}(", text)
     for suffix, kind in (("", "f64"), ("f", "f32")):
         text = re.sub(rf"@({_EXACT}){suffix}\(", rf"@llvm.\1.{kind}(", text)
     # The backend's own remainder is inexact where the quotient is large.
-    text, remainders = re.subn(r"frem (double|float) ([^,]+), (\S+)", _remainder, text)
+    text, remainders = re.subn(r"frem (?:\w+ )*?(double|float) ([^,\s]+), ([^,\s]+)", _remainder, text)
     if remainders:
         text += "\ndeclare double @__nv_fmod(double, double)\ndeclare float @__nv_fmodf(float, float)\n"
     return _functions_of_libdevice(text)
@@ -187,10 +190,11 @@ def _without_repeats(text: str) -> str:
     seen: set[str] = set()
     lines = []
     for line in text.splitlines():
-        if line.startswith("declare ") and "@__nv_" in line:
-            if line in seen:
-                continue
-            seen.add(line)
+        declared = re.match(r"declare .*?@([\w.]+)\(", line)
+        if declared and declared[1] in seen:
+            continue
+        if declared:
+            seen.add(declared[1])
         lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -256,6 +260,8 @@ def _with_libdevice(text: str, machine: Any, roots: Sequence[str]) -> Any:
     module = optimised(text, machine, roots)
     used = _unknown(module)
     _refuse({name for name in used if not name.startswith("__nv_")})
+    if re.search(r"= frem ", text):
+        raise UnsupportedError("for a GPU, it takes the remainders of several floats in a helper's loop", {"frem"})
     if not used:
         return module
     library = _libdevice()
