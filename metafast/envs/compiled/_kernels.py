@@ -138,9 +138,11 @@ class _Environment:
             builder.asm(ir.FunctionType(ir.VoidType(), []), RAISED, "", [], True)
             self.set_fault(FAULT_OWN, ir.Constant(_BIT, 1))
             with builder.if_then(status.is_user_exc):
-                # _ptx.py has put the exception's number into the place of the size of its description.
-                number = builder.gep(status.excinfoptr, [ir.Constant(_I32, 0), ir.Constant(_I32, 1)])
-                builder.store(builder.load(number), self._detail)
+                # Its description begins with its number, which _ptx.py has put there.
+                place = builder.gep(status.excinfoptr, [ir.Constant(_I32, 0), ir.Constant(_I32, 0)])
+                number = builder.load(builder.bitcast(builder.load(place), _I32.as_pointer()))
+                number.align = 1
+                builder.store(number, self._detail)
         return result
 
     def state(self) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 
 __all__ = ["RAISED", "Ptx", "UnsupportedError", "compile_ptx", "exception_of", "optimised", "target_machine"]
 
@@ -84,7 +85,9 @@ def compile_ptx(module: Any, name: str, kernels: Sequence[str]) -> Ptx:
     `module` is what `metafast.envs.compiled._kernels.emit_kernels` returns. Raises UnsupportedError.
     """
     machine = target_machine()
-    text, exceptions = _numbered_exceptions(str(module))
+    # The values in an exception stay on the card, so what makes Python's of them is not needed.
+    text = re.sub(r"ptr @__excinfo_unwrap_args[0-9a-f]+(?![0-9a-f(])", "ptr null", str(module))
+    text, exceptions = _numbered_exceptions(text)
     layout = f'target datalayout = "{machine.target_data}"\ntarget triple = "{machine.triple}"'
     text = re.sub(r'target datalayout = ".*"\ntarget triple = ".*"', layout, text)
     roots = [f"{name}_{kernel}" for kernel in kernels]
@@ -118,20 +121,22 @@ def _keep(module: Any, roots: Sequence[str]) -> None:
     for function in module.functions:
         if not function.is_declaration and function.name not in roots:
             function.linkage = "internal"
+    for variable in module.global_variables:
+        if not variable.is_declaration:
+            variable.linkage = "internal"
 
 
 def _numbered_exceptions(text: str) -> tuple[str, list[bytes]]:
-    """Put the exceptions' numbers into the place of their descriptions' sizes, which kernels do not need."""
+    """Put the exceptions' numbers into the place of the first bytes of their descriptions, which kernels do not need."""
     exceptions: list[bytes] = []
 
     def numbered(found: re.Match[str]) -> str:
-        data = re.search(rf"^{re.escape(found[2])} = .* constant \[\d+ x i8\] c\"(.*)\"", text, re.MULTILINE)
-        assert data is not None
-        content = re.sub(r"\\([0-9A-F]{2})", lambda code: chr(int(code[1], 16)), data[1])
+        content = re.sub(r"\\([0-9A-F]{2})", lambda code: chr(int(code[1], 16)), found[2])
         exceptions.append(content.encode("latin-1"))
-        return f"{found[1]}{found[2]}, i32 {len(exceptions)},"
+        described = len(exceptions).to_bytes(4, "little") + exceptions[-1][4:]
+        return found[1] + "".join(f"\\{byte:02X}" for byte in described) + '"'
 
-    pattern = r"(^@\.const\.picklebuf\.\S+ = .* \{ ptr )(@\.const\.pickledata\.\w+), i32 \d+,"
+    pattern = r"(^@\.const\.pickledata\.\w+ = .* constant \[\d+ x i8\] c\")([^\"]*)\""
     return re.sub(pattern, numbered, text, flags=re.MULTILINE), exceptions
 
 
@@ -328,7 +333,9 @@ def _culprit(text: str, machine: Any, name: str, missing: set[str]) -> str:
 
 
 def exception_of(content: bytes) -> tuple[BaseException, str | None]:
-    """An exception that a kernel has reported, and where it was raised."""
+    """An exception that a kernel has reported, and where it was raised; of its arguments' values, the constants."""
     kind, arguments, place = pickle.loads(content)
+    if arguments is not None:
+        arguments = tuple("?" if isinstance(argument, ir.Value) else argument for argument in arguments)
     where = None if place is None else f'File "{place[1]}", line {place[2]}, in {place[0]}'
     return (kind() if arguments is None else kind(*arguments)), where
