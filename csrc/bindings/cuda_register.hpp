@@ -26,6 +26,7 @@ T* as_pointer(std::uintptr_t address) {
 void register_cuda_attention(py::module_& module);
 void register_cuda_envs(py::module_& module);
 void register_cuda_nn(py::module_& module);
+void register_cuda_ptx_kernels(py::module_& module);
 void register_cuda_returns(py::module_& module);
 
 }  // namespace metafast
