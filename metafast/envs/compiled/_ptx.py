@@ -127,7 +127,7 @@ def _keep(module: Any, roots: Sequence[str]) -> None:
 
 
 def _numbered_exceptions(text: str) -> tuple[str, list[bytes]]:
-    """Put the exceptions' numbers into the place of the first bytes of their descriptions, which kernels do not need."""
+    """Put the exceptions' numbers into the first bytes of their descriptions, which kernels do not need."""
     exceptions: list[bytes] = []
 
     def numbered(found: re.Match[str]) -> str:
