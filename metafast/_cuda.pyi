@@ -3,3 +3,37 @@
 from typing import Any
 
 def devices() -> list[dict[str, Any]]: ...
+
+class Envs:
+    """The kernels of one batch of environments, at addresses of device memory; a stream is (device, cudaStream_t)."""
+
+    def __init__(
+        self,
+        name: str,
+        parameters: bytes,
+        autoreset_mode: str,
+        num_envs: int,
+        max_episode_steps: int,
+        state_bytes: int,
+        num_actions: int,
+        state: int,
+        elapsed_steps: int,
+        ended: int,
+        seeds: int,
+        episodes: int,
+        faults: int,
+    ) -> None: ...
+    def step(
+        self,
+        stream: tuple[int, int],
+        actions: int,
+        action_bytes: int,
+        observations: int,
+        rewards: int,
+        terminated: int,
+        truncated: int,
+        final_observations: int,
+        /,
+    ) -> None: ...
+    def reset(self, stream: tuple[int, int], mask: int, /) -> None: ...
+    def observe(self, stream: tuple[int, int], observations: int, /) -> None: ...

@@ -49,40 +49,65 @@ __device__ __forceinline__ bool take_action(const typename Environment::Paramete
   }
 }
 
-// Writes the rows of a tile's `count` environments, the first of which is row first_row. Every thread of the block must
-// come here.
+// The observations of a tile, the first of which is row `first` of the array. Rows of two or four floats are stored as
+// vectors, rows of a size that is known at run time by the environment itself, and others first go to shared memory, from
+// which each warp stores whole lines.
 template <class Environment>
-__device__ __forceinline__ void write_observation(const typename Environment::Parameters& parameters,
-                                                  const EnvironmentPlace& place,
-                                                  const typename Environment::Held& held, std::int64_t first_row,
-                                                  int count, float* observations) {
-  constexpr int kSize = Environment::kObservationSize;
-  const bool writes = place.index < count;
-  if constexpr (kSize == 0) {
-    const std::int64_t size = Environment::observation_size(parameters);
-    if (writes) Environment::observe(parameters, place, held, observations + (first_row + place.index) * size);
-  } else if constexpr (kSize == 2 || kSize == 4) {
-    if (!writes) return;
-    float row[kSize];
-    Environment::observe(parameters, place, held, row);
-    float* const at = observations + (first_row + place.index) * kSize;
-    if constexpr (kSize == 4)
-      *reinterpret_cast<float4*>(at) = make_float4(row[0], row[1], row[2], row[3]);
-    else
-      *reinterpret_cast<float2*>(at) = make_float2(row[0], row[1]);
-  } else {
-    // A warp's rows are stored together. Their stride in shared memory is odd, so that no two threads meet in a bank.
-    constexpr int kStride = kSize | 1;
-    __shared__ float rows[kTile * kStride];
-    constexpr int kWarp = 32;
-    const int lane = place.index % kWarp, warp_begin = place.index - lane;
-    if (writes) Environment::observe(parameters, place, held, rows + place.index * kStride);
-    __syncwarp();
-    float* const to = observations + (first_row + warp_begin) * kSize;
-    const int floats = (count - warp_begin < kWarp ? count - warp_begin : kWarp) * kSize;
-    for (int j = lane; j < floats; j += kWarp) to[j] = rows[(warp_begin + j / kSize) * kStride + j % kSize];
+class Rows {
+ public:
+  // Called by all threads of a block.
+  __device__ __forceinline__ Rows(float* observations, int first) : first_(first), observations_(observations) {
+    if constexpr (kStaged) {
+      __shared__ float staged[kTile * kStride];
+      staged_ = staged;
+    }
   }
-}
+
+  __device__ __forceinline__ void write(const typename Environment::Parameters& parameters,
+                                        const EnvironmentPlace& place, const typename Environment::Held& held) const {
+    if constexpr (kStaged)
+      Environment::observe(parameters, place, held, staged_ + place.index * kStride);
+    else
+      write_at(parameters, place, held, observations_);
+  }
+
+  // Writes to the same row of another array, at once.
+  __device__ __forceinline__ void write_at(const typename Environment::Parameters& parameters,
+                                           const EnvironmentPlace& place, const typename Environment::Held& held,
+                                           float* observations) const {
+    const std::int64_t row = first_ + place.index;
+    if constexpr (kSize == 4) {
+      float4 whole;
+      Environment::observe(parameters, place, held, &whole.x);
+      reinterpret_cast<float4*>(observations)[row] = whole;
+    } else if constexpr (kSize == 2) {
+      float2 whole;
+      Environment::observe(parameters, place, held, &whole.x);
+      reinterpret_cast<float2*>(observations)[row] = whole;
+    } else {
+      Environment::observe(parameters, place, held, observations + row * Environment::observation_size(parameters));
+    }
+  }
+
+  // Stores what is staged of the first `count` rows. Called by all threads of the block.
+  __device__ __forceinline__ void finish(int count) const {
+    if constexpr (kStaged) {
+      __syncthreads();
+      float* const to = observations_ + first_ * kSize;
+      for (int j = static_cast<int>(threadIdx.x); j < count * kSize; j += kTile)
+        to[j] = staged_[j / kSize * kStride + j % kSize];
+    }
+  }
+
+ private:
+  static constexpr int kSize = Environment::kObservationSize;
+  static constexpr bool kStaged = kSize != 0 && kSize != 2 && kSize != 4;
+  static constexpr int kStride = kSize | 1;  // odd, so that no two threads of a warp meet in a bank
+
+  std::int64_t first_;
+  float* observations_;
+  float* staged_ = nullptr;
+};
 
 // The place of this thread's environment, apart from its random stream.
 __device__ __forceinline__ EnvironmentPlace own_place(const DeviceBatch& batch) {
@@ -107,60 +132,75 @@ __device__ __forceinline__ void begin_episode(const typename Environment::Parame
   place.elapsed_steps = 0;
   batch.episodes[i] = place.episode + 1;
   Environment::begin(parameters, place, held);
+  Environment::store(place, held);
 }
 
 template <class Environment>
 __global__ void __launch_bounds__(kTile)
     step_kernel(const typename Environment::Parameters parameters, const DeviceBatch batch, const DeviceStep step) {
+  // The environments that begin an episode. One in twenty does, but most warps have one: so the first threads of the
+  // block take them all, and the other warps do not go that way.
+  __shared__ int beginning[kTile];
+  __shared__ int num_beginning;
   const int first = static_cast<int>(blockIdx.x) * kTile;
   const int count = count_in_tile(batch, first);
   const int i = first + static_cast<int>(threadIdx.x);
   const bool same_step = batch.autoreset_mode == AutoresetMode::same_step;
   const bool next_step = batch.autoreset_mode == AutoresetMode::next_step;
+  const Rows<Environment> rows(step.observations, first);
   EnvironmentPlace place = own_place(batch);
-  typename Environment::Held held = {};
-  float reward = 0;
-  bool terminated = false, truncated = false, begins = false;
+  if (threadIdx.x == 0) num_beginning = 0;
+  __syncthreads();
 
   if (place.index < count) {
+    typename Environment::Held held = {};
     Environment::load(place, held);
     place.elapsed_steps = batch.elapsed_steps[i];
-    // Nobody waits for a reset in same_step mode.
-    const bool waits = !same_step && batch.ended[i] != 0;
+    const std::uint8_t ended = batch.ended[i];
     typename Environment::Action taken;
     const typename Environment::Action* action;
     const bool valid = take_action<Environment>(parameters, batch, step, i, taken, action);
+    const bool waits = ended != 0;  // for its reset: nobody in same_step mode
+    float reward = 0;
+    bool terminated = false, truncated = false, begins = false;
+    std::int32_t elapsed_steps = place.elapsed_steps;
     if (!valid || (waits && !next_step)) {
       report_fault(batch, valid ? kFaultEnded : kFaultAction, i);
+    } else if (waits) {
+      batch.ended[i] = 0;
+      begins = true;
     } else {
-      if (waits) {
-        begins = true;
-      } else {
-        place.seed = batch.seeds[i];  // these two are read by environments whose steps are random
-        place.episode = batch.episodes[i] - 1;
-        Environment::advance(parameters, place, action, held, reward, terminated);
-        place.elapsed_steps += 1;
-        truncated = place.elapsed_steps >= batch.max_episode_steps;
-        begins = same_step && (terminated || truncated);
-      }
-      if (begins) {
-        if (same_step) {
-          float* const row =
-              step.final_observations + static_cast<std::int64_t>(i) * Environment::observation_size(parameters);
-          Environment::observe(parameters, place, held, row);
-        }
-        begin_episode<Environment>(parameters, batch, i, place, held);
-      }
-      Environment::store(place, held);
-      batch.elapsed_steps[i] = place.elapsed_steps;
-      const bool over = !same_step && (terminated || truncated);
-      if (over != waits) batch.ended[i] = over;
+      place.seed = batch.seeds[i];  // these two are read by environments whose steps are random
+      place.episode = batch.episodes[i] - 1;
+      Environment::advance(parameters, place, action, held, reward, terminated);
+      truncated = ++elapsed_steps >= batch.max_episode_steps;
+      const bool over = terminated || truncated;
+      begins = over && same_step;
+      if (begins)
+        rows.write_at(parameters, place, held, step.final_observations);
+      else
+        Environment::store_step(place, held);
+      if (over && !begins) batch.ended[i] = 1;
     }
+    // Whatever happened: a number that one branch alone needs, the compiler would fetch there, after all others.
+    batch.elapsed_steps[i] = begins ? 0 : elapsed_steps;
     step.rewards[i] = reward;
     step.terminated[i] = terminated;
     step.truncated[i] = truncated;
+    if (begins)
+      beginning[atomicAdd(&num_beginning, 1)] = place.index;
+    else
+      rows.write(parameters, place, held);
   }
-  write_observation<Environment>(parameters, place, held, first, count, step.observations);
+
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) < num_beginning) {
+    typename Environment::Held held = {};
+    place.index = beginning[threadIdx.x];
+    begin_episode<Environment>(parameters, batch, first + place.index, place, held);
+    rows.write(parameters, place, held);
+  }
+  rows.finish(count);
 }
 
 template <class Environment>
@@ -171,7 +211,6 @@ __global__ void __launch_bounds__(kTile) reset_kernel(const typename Environment
   EnvironmentPlace place = own_place(batch);
   typename Environment::Held held = {};
   begin_episode<Environment>(parameters, batch, i, place, held);
-  Environment::store(place, held);
   batch.elapsed_steps[i] = 0;
   batch.ended[i] = 0;
 }
@@ -181,10 +220,14 @@ __global__ void __launch_bounds__(kTile)
     observe_kernel(const typename Environment::Parameters parameters, const DeviceBatch batch, float* observations) {
   const int first = static_cast<int>(blockIdx.x) * kTile;
   const int count = count_in_tile(batch, first);
-  EnvironmentPlace place = own_place(batch);
-  typename Environment::Held held = {};
-  if (place.index < count) Environment::load(place, held);
-  write_observation<Environment>(parameters, place, held, first, count, observations);
+  const Rows<Environment> rows(observations, first);
+  const EnvironmentPlace place = own_place(batch);
+  if (place.index < count) {
+    typename Environment::Held held = {};
+    Environment::load(place, held);
+    rows.write(parameters, place, held);
+  }
+  rows.finish(count);
 }
 
 // The launches of one environment, for a table of them.

@@ -59,7 +59,12 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
     """
 
     # Also of an environment whose making failed, which gymnasium closes.
-    _batch: Any = ClosedBatch()
+    _batch: DeviceBatch = ClosedBatch()  # type: ignore[assignment]
+    _kernels: DeviceKernels = ClosedBatch()  # type: ignore[assignment]
+    _kept: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    _final: Tensor | None = None
+    _faults: npt.NDArray[np.int32] = np.zeros(4, np.int32)
+    _was_reset = False
 
     def __init__(
         self,
@@ -88,16 +93,14 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
         environment = self._environment
         batch = DeviceBatch.empty(environment, self.num_envs, self._core_mode, self.max_episode_steps, self.device)
         make_kernels = environment.device_kernels
-        self._kernels: DeviceKernels = (
-            NativeDeviceKernels(environment, batch) if make_kernels is None else make_kernels(batch)
-        )
+        self._kernels = NativeDeviceKernels(environment, batch) if make_kernels is None else make_kernels(batch)
         self._batch = batch
         self._was_reset = False
         self._faults = batch.faults.numpy()
         self._observation_dtype = _torch_dtype(environment.single_observation_space.dtype)
         self._reward_dtype = _torch_dtype(environment.reward_dtype)
         self._kept = None if self.copy else self._fresh()
-        self._final: Tensor | None = None
+        self._final = None
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._final = self._fresh_observations().zero_()
 
@@ -175,7 +178,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
             bool [N].
         infos : dict
             In same_step mode ``final_obs``, a tensor [N, ...] of which the rows that ``_final_obs`` [N] marks hold the
-            last observations of the episodes that ended. Else empty.
+            last observations of the episodes that ended, and an empty ``final_info``. Else empty.
 
         Raises
         ------
@@ -189,8 +192,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
             If the environment is closed.
         """
         batch = self._batch
-        if self._faults[0]:
-            self._raise_fault()
+        self._raise_fault()
         if not self._was_reset:
             raise ResetNeeded("call reset before step")
         taken = _check_actions(actions, self.num_envs, self._actions, self.device)
@@ -198,7 +200,10 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
         if self._final is not None and self._kept is None:
             self._final = torch.zeros_like(self._final)
         self._kernels.step(batch, taken, *outputs, self._final)
-        infos = {} if self._final is None else {"final_obs": self._final, "_final_obs": outputs[2] | outputs[3]}
+        if self._final is None:
+            return (*outputs, {})
+        ended = outputs[2] | outputs[3]
+        infos = {"final_obs": self._final, "_final_obs": ended, "final_info": {}, "_final_info": ended}
         return (*outputs, infos)
 
     @property
@@ -257,10 +262,11 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
-        self._batch = ClosedBatch()
+        kernels = self._kernels
+        self._batch = self._kernels = ClosedBatch()  # type: ignore[assignment]
         self._kept = self._final = None
         self.closed = True
-        self._raise_fault()
+        self._raise_fault(kernels)
 
     def _observed(self) -> Tensor:
         observations = self._fresh_observations() if self._kept is None else self._kept[0]
@@ -310,7 +316,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
             getattr(batch, name).copy_(torch.from_numpy(np.array(arrays[name]).view(dtype)))
         self._was_reset = True
 
-    def _raise_fault(self) -> None:
+    def _raise_fault(self, kernels: DeviceKernels | None = None) -> None:
         if not self._faults[0] or _device.is_capturing():
             return
         if self.device.type == "cuda":
@@ -328,7 +334,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
                 "reset before the next step: reset(options={'reset_mask': terminated | truncated}); it was not "
                 "stepped, the others were"
             )
-        raise self._kernels.explain_fault(kind, environment, detail)
+        raise (kernels or self._kernels).explain_fault(kind, environment, detail)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_batch", "_kernels", "_faults", "_kept", "_final")
