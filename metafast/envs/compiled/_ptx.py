@@ -6,6 +6,7 @@ What is no single instruction (``math.sin``, ``math.pow``) comes from libdevice,
 
 import functools
 import importlib.util
+import itertools
 import os
 import pickle
 import re
@@ -147,6 +148,7 @@ def _on_device(text: str) -> str:
     text = _scratch_on_stack(text)
     # Counts of references to arrays that nothing has allocated.
     text = re.sub(r"(?m)^ +(?:tail )?call .*void @NRT_(?:inc|dec)ref\(ptr null\).*\n", "", text)
+    text = _integers_of_floats(text)
     text = re.sub(r"@numba_(gamma|ldexp)(f?)\(", lambda own: f"@{_OWN[own[1]]}{own[2]}(", text)
     for suffix, kind in (("", "f64"), ("f", "f32")):
         text = re.sub(rf"@({_EXACT}){suffix}\(", rf"@llvm.\1.{kind}(", text)
@@ -155,6 +157,38 @@ def _on_device(text: str) -> str:
     if remainders:
         text += "\ndeclare double @__nv_fmod(double, double)\ndeclare float @__nv_fmodf(float, float)\n"
     return _functions_of_libdevice(text)
+
+
+def _integers_of_floats(text: str) -> str:
+    """Floats beyond the integers become what the CPU makes of them: the least int64, of which the last bits are taken.
+
+    A GPU would give the nearest integer of the type instead.
+    """
+    pattern = r"^( +)(%\S+) = fpto(?:si|ui) (double|float) ([^,\s]+) to i(8|16|32|64)\b.*$"
+
+    numbers = itertools.count()
+
+    def as_on_cpu(found: re.Match[str]) -> str:
+        indent, name, kind, value, bits = found.groups()
+        if "fptoui" in found[0] and bits == "64":
+            return found[0]
+        size, inside, whole, wide = (f"%{part}.{next(numbers)}" for part in ("size", "inside", "whole", "wide"))
+        result = name if bits == "64" else wide
+        lines = [
+            f"{size} = call {kind} @llvm.fabs.{'f64' if kind == 'double' else 'f32'}({kind} {value})",
+            # 2^63, which LLVM writes as a double where it is a float, too.
+            f"{inside} = fcmp olt {kind} {size}, 0x43E0000000000000",
+            f"{whole} = fptosi {kind} {value} to i64",
+            f"{result} = select i1 {inside}, i64 {whole}, i64 -9223372036854775808",
+        ]
+        if bits != "64":
+            lines.append(f"{name} = trunc i64 {wide} to i{bits}")
+        return "\n".join(indent + line for line in lines)
+
+    text, found = re.subn(pattern, as_on_cpu, text, flags=re.MULTILINE)
+    if found:
+        text += "\ndeclare double @llvm.fabs.f64(double)\ndeclare float @llvm.fabs.f32(float)\n"
+    return text
 
 
 def _remainder(found: re.Match[str]) -> str:

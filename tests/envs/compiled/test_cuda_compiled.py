@@ -275,6 +275,41 @@ def test_debug_mode_is_the_cpus():
 
 
 @compile_env(
+    observation_space=Box(-np.inf, np.inf, (4,), np.float64),
+    action_space=Box(-np.inf, np.inf, (4,), np.float64),
+    state={"a": np.uint8, "b": np.int16, "c": (np.uint32, 1), "d": np.int64},
+)
+class Whole:
+    """Floats that become integers of every size."""
+
+    def reset(state, rng):
+        state.a = 0
+
+    def step(state, action, rng):
+        state.a = action[0]
+        state.b = action[1]
+        state.c[0] = action[2]
+        state.d = action[3] * action[3] * action[3]
+        return state.a, False
+
+    def observe(state, observation):
+        observation[0] = state.a
+        observation[1] = state.b
+        observation[2] = state.c[0]
+        observation[3] = state.d
+
+
+def test_floats_beyond_the_integers_wrap_round(make):
+    """As in plain Python; what machine code of the CPU does beyond 32 bits depends on its instructions."""
+    values = [-1.5, 300.7, -70_000.2, 3e9, 1e15 + 7, -0.0, 1e300, -1e300, 2.0**21, -(2.0**21)]
+    env, plain = make(Whole, len(values)), Whole.make_vec(len(values), debug=True)
+    env.reset(seed=0), plain.reset(seed=0)
+    actions = np.repeat(np.array(values)[:, None], 4, axis=1)
+    assert_same(env.step(on(env, actions))[0], plain.step(actions)[0], "observations")
+    assert env.get_state()["state"].tobytes() == plain.get_state()["state"].tobytes()
+
+
+@compile_env(
     observation_space=Discrete(5),
     action_space=Discrete(2),
     state={"place": np.int32},
