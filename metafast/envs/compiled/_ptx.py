@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numba.core.compiler_lock import global_compiler_lock
 
 __all__ = ["RAISED", "Ptx", "UnsupportedError", "compile_ptx", "exception_of", "optimised", "target_machine"]
 
@@ -70,8 +71,9 @@ class Ptx(NamedTuple):
 @functools.cache
 def target_machine() -> Any:
     """LLVM's for PTX."""
-    if not hasattr(llvm, "create_pass_builder"):
-        raise ImportError("environments of compile_env on a CUDA device need numba 0.61 or later: pip install -U numba")
+    # Since then LLVM's pointers have no types, which the expressions below rely on.
+    if llvm.llvm_version_info < (20,):
+        raise ImportError("environments of compile_env on a CUDA device need numba 0.62 or later: pip install -U numba")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     try:
@@ -80,6 +82,7 @@ def target_machine() -> Any:
         raise ImportError(f"this llvmlite was built without LLVM's backend for CUDA: {error}") from error
 
 
+@global_compiler_lock
 def compile_ptx(module: Any, name: str, kernels: Sequence[str]) -> Ptx:
     """Compile a module's kernels, the functions `name`_<kernel>.
 

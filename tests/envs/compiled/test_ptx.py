@@ -59,6 +59,7 @@ def test_a_vectorised_step_is_lean():
     assert not ptx.can_raise
     assert "mul.rn.f64" in ptx.text
     assert "fma" not in ptx.text
+    assert ".common" not in ptx.text
     step = ptx.text.split("_step(")[1].split(".entry")[0]
     assert "st.global.v4" in step
     assert "call" not in step
