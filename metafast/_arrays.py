@@ -71,7 +71,7 @@ def is_traced_by_jax(values: Iterable[Any]) -> bool:
     return core is not None and any(isinstance(value, core.Tracer) for value in values)
 
 
-def check_same_kind(arrays: Mapping[str, Any], *, devices: bool = True) -> None:
+def check_same_kind(arrays: Mapping[str, Any], *, devices: bool = True, on_cuda: bool = False) -> None:
     """Raise a TypeError unless all arrays share library and device, on the CPU.
 
     Parameters
@@ -81,6 +81,8 @@ def check_same_kind(arrays: Mapping[str, Any], *, devices: bool = True) -> None:
         argument is optional, and so is a number where it is a coefficient.
     devices
         Look at the devices. What is being traced has none.
+    on_cuda
+        Torch tensors may be on a CUDA device as well.
     """
     first = next(iter(arrays))
     library, device = "", ""
@@ -105,7 +107,7 @@ def check_same_kind(arrays: Mapping[str, Any], *, devices: bool = True) -> None:
             raise TypeError(f"{name} is on {device_of(array)}, but {first} is on {device}; one call takes one device")
     if not library:
         raise TypeError(f"{first} must be an array (NumPy, torch, JAX, or with __dlpack__), not a number")
-    if device != "cpu":
+    if device != "cpu" and not (on_cuda and library == "torch" and device.startswith("cuda")):
         raise TypeError(f"{first} is on {device}; this function computes on the CPU, so move its arrays there first")
 
 

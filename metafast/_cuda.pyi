@@ -42,3 +42,22 @@ class PtxKernels:
     def __init__(self, ptx: str, names: list[str]) -> None: ...
     def load(self, stream: tuple[int, int]) -> dict[str, int]: ...
     def launch(self, stream: tuple[int, int], name: str, blocks: int, threads: int, arguments: list[int]) -> None: ...
+
+def policy_noise(
+    stream: tuple[int, int], key: int, num_steps: int, num_envs: int, size: int, normal: bool, noise: int
+) -> None: ...
+
+ADDITIVE_CONTEXT_COLUMNS: int
+
+def additive_prepare(is_double: bool, problem: Any, pass_: int, stream: tuple[int, int]) -> None: ...
+def additive_forward(
+    is_double: bool, problem: Any, query: Any, query_rows: int, context: int, weights: int | None,
+    stream: tuple[int, int],
+) -> None: ...  # fmt: skip
+def additive_backward(
+    is_double: bool, problem: Any, query: Any, given: Any, scratch: Any, results: Any, stream: tuple[int, int]
+) -> None: ...
+def additive_double_backward(
+    is_double: bool, problem: Any, query: Any, given: Any, cotangents: Any, scratch: Any, results: Any,
+    stream: tuple[int, int],
+) -> None: ...  # fmt: skip

@@ -8,7 +8,7 @@
 namespace metafast {
 namespace {
 
-const DeviceEnvironment* const kTables[] = {classic_control_on_device, physics_tasks_on_device};
+const DeviceEnvironment* const kTables[] = {classic_control_on_device, physics_tasks_on_device, tasks_on_device};
 
 const DeviceEnvironment& environment_named(const std::string& name) {
   for (const DeviceEnvironment* table : kTables)

@@ -50,5 +50,6 @@ struct DeviceEnvironment {
 // One table for each .cu file, which ends with an entry without a name.
 extern const DeviceEnvironment classic_control_on_device[];
 extern const DeviceEnvironment physics_tasks_on_device[];
+extern const DeviceEnvironment tasks_on_device[];
 
 }  // namespace metafast

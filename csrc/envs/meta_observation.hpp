@@ -28,6 +28,11 @@ METAFAST_FORMULA void remember_steps(const PreviousStep& previous, const std::in
   for (std::int64_t i = 0; i < count; ++i) previous.rewards[i] = rewards[i];
 }
 
+METAFAST_FORMULA void remember_step(const PreviousStep& previous, std::int64_t i, std::int32_t action, float reward) {
+  previous.actions[i] = action;
+  previous.rewards[i] = reward;
+}
+
 METAFAST_FORMULA void forget_step(const PreviousStep& previous, std::int64_t i) {
   previous.actions[i] = -1;
   previous.rewards[i] = 0;

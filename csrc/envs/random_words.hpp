@@ -1,23 +1,20 @@
-// Random words of many environments at once, and float32 numbers made of single words, so that one block of Philox
-// serves a whole step of a task.
+// The random words (randomness.hpp) of many environments at once, in vectors.
 //
-// The words are those whose pairs uniform_pair (randomness.hpp) turns into doubles. For kernel files only: everything
-// here has internal linkage, because each level compiles its own copy.
+// For the CPU's kernel files only: everything here has internal linkage, because each level compiles its own copy.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "common/host_device.hpp"
 #include "common/philox_lanes.hpp"
-#include "common/vector_math.hpp"
 #include "envs/batch.hpp"
+#include "envs/randomness.hpp"
 
 namespace metafast {
 namespace {
 
 // words[k][i] is word k of a block of environment i's stream, for i < count. `episodes` holds the number after the
-// current episode's, as in Phases; steps[i] + 1 is the step that is drawn for, or 0 where `steps` is null.
+// current episode's, as in Phases; drawn is for the step after steps[i] others, or for the reset where `steps` is null.
 template <int kWords>
 [[gnu::always_inline]] inline void draw_words(const std::uint64_t* seeds, const std::uint64_t* episodes,
                                               const std::int32_t* steps, std::uint32_t block, std::int64_t count,
@@ -29,12 +26,12 @@ template <int kWords>
       std::memcpy(&seed, seeds + i, sizeof(seed));
       std::memcpy(&episode, episodes + i, sizeof(episode));
       if (steps)
-        for (int lane = 0; lane < kPhiloxLanes; ++lane) step[lane] = static_cast<std::uint32_t>(steps[i + lane]) + 1;
+        for (int lane = 0; lane < kPhiloxLanes; ++lane) step[lane] = step_number(steps[i + lane]);
     } else {
       for (int lane = 0; lane < count - i; ++lane) {
         seed[lane] = seeds[i + lane];
         episode[lane] = episodes[i + lane];
-        if (steps) step[lane] = static_cast<std::uint32_t>(steps[i + lane]) + 1;
+        if (steps) step[lane] = step_number(steps[i + lane]);
       }
     }
     episode -= 1;
@@ -61,24 +58,4 @@ template <int kWords, int kCount>
 }
 
 }  // namespace
-
-// Uniform on [0, 1), a multiple of 2^-24: the upper bits of the word.
-METAFAST_FORMULA float uniform_float(std::uint32_t word) {
-  return static_cast<float>(static_cast<std::int32_t>(word >> 8)) * 0x1p-24f;
-}
-
-// A standard normal number after Box and Muller (1958), "A Note on the Generation of Random Normal Deviates". The
-// radius comes from 31 bits of the first word, so that it is at most 6.66; of the second, two bits choose the angle's
-// quadrant and thirty the angle from -pi/4 to pi/4 around it, which leaves the cosine nothing to reduce.
-METAFAST_FORMULA float normal_float(std::uint32_t radius_word, std::uint32_t angle_word) {
-  const float upper = static_cast<float>(static_cast<std::int32_t>(radius_word >> 1));
-  const float radius = __builtin_sqrtf(-2.0f * vector_log((upper + 0.5f) * 0x1p-31f));
-  const float angle = static_cast<float>(static_cast<std::int32_t>(angle_word << 2)) * 0x1.921fb6p-32f;
-  float sine, cosine;
-  vector_math::sincos_of_reduced(angle, 0.0f, sine, cosine);
-  const std::uint32_t quadrant = angle_word >> 30;
-  const float magnitude = (quadrant & 1) != 0 ? sine : cosine;
-  return radius * (((quadrant + 1) & 2) != 0 ? -magnitude : magnitude);
-}
-
 }  // namespace metafast

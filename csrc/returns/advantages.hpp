@@ -1,8 +1,7 @@
-// GAE, V-trace and UPGO in the drivers' terms: the estimators that compare with the values of the states. For kernel
-// files only.
+// GAE, V-trace and UPGO in the drivers' terms: the estimators that compare with the values of the states.
 #pragma once
 
-#include "returns/series.hpp"
+#include "returns/formula.hpp"
 
 namespace metafast::returns {
 namespace {
@@ -15,17 +14,16 @@ struct Successors {
   static constexpr bool kReadsFinalValues = kBootstrapped;
   static constexpr bool kEitherWay = false;
 
-  template <class T>
-  static T initial_companion(const Problem<T>& problem, std::int64_t outer, std::int64_t column) {
-    return problem.inputs[kNextValues].row(outer, 0)[column];
+  template <class Problem, class T = typename Problem::Element>
+  METAFAST_FORMULA T initial_companion(const Problem& problem, std::int64_t outer, std::int64_t column) {
+    return problem.read(kNextValues, outer, 0, column);
   }
   template <class P, class Walk>
-  [[gnu::always_inline]] static typename P::Real companion(const Walk& walk, std::int64_t index) {
+  METAFAST_FORMULA typename P::Real companion(const Walk& walk, std::int64_t index) {
     return walk.template input<P>(kValues, index);
   }
   template <class P, class Walk>
-  [[gnu::always_inline]] static typename P::Real next_value(const Walk& walk, std::int64_t index,
-                                                            typename P::Real next_companion) {
+  METAFAST_FORMULA typename P::Real next_value(const Walk& walk, std::int64_t index, typename P::Real next_companion) {
     if constexpr (kBootstrapped)
       return walk.template successor<P>(index, next_companion);
     else
@@ -39,8 +37,8 @@ struct Gae : Successors<kBootstrapped> {
   static constexpr int kResults = 2;
   static constexpr bool kMasked = kSomeMasked;
 
-  template <class T>
-  static T initial(const Problem<T>&, std::int64_t, std::int64_t) {
+  template <class Problem, class T = typename Problem::Element>
+  METAFAST_FORMULA T initial(const Problem&, std::int64_t, std::int64_t) {
     return T(0);
   }
 
@@ -52,8 +50,7 @@ struct Gae : Successors<kBootstrapped> {
   };
 
   template <class P, class Walk, class Real = typename P::Real>
-  [[gnu::always_inline]] static Step<Real, typename P::Mask> step(const Walk& walk, std::int64_t index,
-                                                                  Real next_companion) {
+  METAFAST_FORMULA Step<Real, typename P::Mask> step(const Walk& walk, std::int64_t index, Real next_companion) {
     // Field by field: of a structure that is copied gcc 12 keeps the vectors in memory.
     Step<Real, typename P::Mask> step;
     step.value = walk.template input<P>(kValues, index);
@@ -74,7 +71,7 @@ struct Gae : Successors<kBootstrapped> {
   }
 
   template <class P, bool kStream, class Walk, class Step, class Real>
-  [[gnu::always_inline]] static void emit(const Walk& walk, std::int64_t index, const Step& step, Real, Real solved) {
+  METAFAST_FORMULA void emit(const Walk& walk, std::int64_t index, const Step& step, Real, Real solved) {
     const Real zero{};
     if constexpr (kMasked) {
       walk.template write<P, kStream>(0, index, step.taken ? solved : zero);
@@ -92,8 +89,8 @@ struct Vtrace : Successors<kBootstrapped> {
   static constexpr int kResults = 2;
   static constexpr bool kMasked = false;
 
-  template <class T>
-  static T initial(const Problem<T>&, std::int64_t, std::int64_t) {
+  template <class Problem, class T = typename Problem::Element>
+  METAFAST_FORMULA T initial(const Problem&, std::int64_t, std::int64_t) {
     return T(0);
   }
 
@@ -105,15 +102,14 @@ struct Vtrace : Successors<kBootstrapped> {
   };
 
   template <class P, class Walk, class Real = typename P::Real>
-  [[gnu::always_inline]] static Step<Real, typename P::Mask> step(const Walk& walk, std::int64_t index,
-                                                                  Real next_companion) {
+  METAFAST_FORMULA Step<Real, typename P::Mask> step(const Walk& walk, std::int64_t index, Real next_companion) {
     const auto& problem = walk.problem;
     Step<Real, typename P::Mask> step;
     step.reward = walk.template input<P>(kRewards, index);
     step.value = walk.template input<P>(kValues, index);
     step.next_value = Successors<kBootstrapped>::template next_value<P>(walk, index, next_companion);
     step.gamma = walk.template factor<P>(kGamma, index);
-    step.rho = exponential<P>(walk.template input<P>(kLogRhos, index));
+    step.rho = walk.template exponential<P>(walk.template input<P>(kLogRhos, index));
     step.terminated = walk.template flag<P>(kTerminated, index);
     step.truncated = walk.template flag<P>(kTruncated, index);
     step.affine = vtrace_step(step.reward, step.value, step.next_value, step.terminated, step.truncated, step.gamma,
@@ -123,8 +119,7 @@ struct Vtrace : Successors<kBootstrapped> {
   }
 
   template <class P, bool kStream, class Walk, class Step, class Real>
-  [[gnu::always_inline]] static void emit(const Walk& walk, std::int64_t index, const Step& step, Real next,
-                                          Real solved) {
+  METAFAST_FORMULA void emit(const Walk& walk, std::int64_t index, const Step& step, Real next, Real solved) {
     walk.template write<P, kStream>(0, index, step.value + solved);
     walk.template write<P, kStream>(
         1, index, vtrace_policy_advantage(step.reward, step.value, step.next_value, next, step.terminated,
@@ -139,10 +134,10 @@ struct Upgo : Successors<kBootstrapped> {
   static constexpr bool kMasked = false;
 
   // The step after the last bootstraps from its value.
-  template <class T>
-  static T initial(const Problem<T>& problem, std::int64_t outer, std::int64_t column) {
+  template <class Problem, class T = typename Problem::Element>
+  METAFAST_FORMULA T initial(const Problem& problem, std::int64_t outer, std::int64_t column) {
     const std::int64_t last = problem.bootstrapped ? 0 : problem.extents.time - 1;
-    return problem.inputs[kNextValues].row(outer, last)[column];
+    return problem.read(kNextValues, outer, last, column);
   }
 
   template <class Real>
@@ -153,7 +148,7 @@ struct Upgo : Successors<kBootstrapped> {
   };
 
   template <class P, class Walk, class Real = typename P::Real>
-  [[gnu::always_inline]] static Step<Real> step(const Walk& walk, std::int64_t index, Real next_companion) {
+  METAFAST_FORMULA Step<Real> step(const Walk& walk, std::int64_t index, Real next_companion) {
     const Real reward = walk.template input<P>(kRewards, index);
     const Real value = walk.template input<P>(kValues, index);
     const Real next_value = Successors<kBootstrapped>::template next_value<P>(walk, index, next_companion);
@@ -165,8 +160,7 @@ struct Upgo : Successors<kBootstrapped> {
   }
 
   template <class P, bool kStream, class Walk, class Real>
-  [[gnu::always_inline]] static void emit(const Walk& walk, std::int64_t index, const Step<Real>& step, Real next,
-                                          Real) {
+  METAFAST_FORMULA void emit(const Walk& walk, std::int64_t index, const Step<Real>& step, Real next, Real) {
     walk.template write<P, kStream>(0, index, carry_back<P>(step.target, next) - step.value);
   }
 };

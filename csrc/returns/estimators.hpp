@@ -1,42 +1,12 @@
-// What the return estimators are given, how their work is cut, and the kernel table of the room. Views are checked by
-// the caller.
+// How the work of the return estimators is cut, and the kernel table of the room.
 #pragma once
 
 #include <cstdint>
 
 #include "common/isa.hpp"
-#include "common/view.hpp"
+#include "returns/problem.hpp"
 
 namespace metafast::returns {
-
-enum Input {
-  kRewards,
-  kValues,
-  kNextValues,  // of the true successors; or, where `bootstrapped`, one row: those after the last step
-  kFinalValues,
-  kLogRhos,
-  kNextQExpected,
-  kNextQ,
-  kOffsets,
-  kDecays,
-  kNumInputs
-};
-enum Flag { kTerminated, kTruncated, kMask, kNumFlags };
-enum Factor { kGamma, kLam, kNumFactors };
-constexpr int kMaxResults = 2;
-
-// The arguments of every estimator, under the names they have everywhere. What an estimator does not take, or was not
-// given, is null.
-template <class T>
-struct Problem {
-  SequenceExtents extents;
-  SequenceView<const T> inputs[kNumInputs];
-  SequenceView<const std::uint8_t> flags[kNumFlags];
-  Coefficient<T> factors[kNumFactors];
-  T clip_rho, clip_c, clip_pg_rho;
-  bool bootstrapped = false;
-  SequenceView<T> results[kMaxResults];
-};
 
 // Work is cut by its extents alone, so that a result does not depend on the number of threads: slices of whole
 // outer indices where those are small, of columns of one outer index where they are large, of time where there are few

@@ -1,5 +1,6 @@
 #include "returns/advantages.hpp"
 #include "returns/n_step_returns.hpp"
+#include "returns/series.hpp"
 #include "returns/targets.hpp"
 
 namespace metafast {

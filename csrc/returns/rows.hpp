@@ -1,16 +1,5 @@
 // Traversal where neighbours in memory are columns: every row in descending time, one recurrence in each lane. For
 // kernel files only.
-//
-// A Formula has
-//   Inputs, kResults      what it reads and how many arrays it writes,
-//   kCompanion            whether a step needs something of the step after it: its value where successors are not
-//                         given, its trace in Retrace;   companion<P>(walk, index), initial_companion(...)
-//   kReadsFinalValues     whether final_values is one of the inputs,
-//   kEitherWay            whether time may run either way through memory,
-//   kMasked               whether steps may be skipped,
-//   initial(problem, outer, column)                    the carry from behind the last step,
-//   step<P>(walk, index, next_companion)               a step: its `affine`, and what emit needs of it,
-//   emit<P, kStream>(walk, index, step, next, solved)  writes the results of a step, given the carries after it.
 #pragma once
 
 #include <algorithm>

@@ -6,12 +6,10 @@
 #include "common/lanes.hpp"
 #include "common/vector_math.hpp"
 #include "returns/estimators.hpp"
+#include "returns/formula.hpp"
 
 namespace metafast::returns {
 namespace {
-
-template <Input... inputs>
-struct InputList {};
 
 // The pointers of one row, whose elements are columns; or of a series, whose elements are times (with few columns,
 // times and columns).
@@ -58,6 +56,15 @@ struct Walk {
     if (inputs[kFinalValues] == nullptr) return next_value;
     const T* from = any<P::kWidth>(flags[kTruncated] + index) ? inputs[kFinalValues] : inputs[kRewards];
     return P::load_mask(flags[kTruncated] + index) ? P::load(from + index) : next_value;
+  }
+
+  // e^x of every lane.
+  template <class P>
+  [[gnu::always_inline]] static typename P::Real exponential(typename P::Real x) {
+    alignas(64) typename P::Element lanes[P::kWidth];
+    P::store(lanes, x);
+    for (int lane = 0; lane < P::kWidth; ++lane) lanes[lane] = vector_exp(lanes[lane]);
+    return P::load(lanes);
   }
 
   template <class P, bool kStream>
@@ -177,15 +184,6 @@ struct ReversedWalk : Walk<T, Formula> {
       return reversed<P>(lanes, std::make_integer_sequence<int, P::kWidth>{});
   }
 };
-
-// e^x of every lane.
-template <class P>
-[[gnu::always_inline]] inline typename P::Real exponential(typename P::Real x) {
-  alignas(64) typename P::Element lanes[P::kWidth];
-  P::store(lanes, x);
-  for (int lane = 0; lane < P::kWidth; ++lane) lanes[lane] = vector_exp(lanes[lane]);
-  return P::load(lanes);
-}
 
 }  // namespace
 }  // namespace metafast::returns

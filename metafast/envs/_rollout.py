@@ -1,4 +1,4 @@
-"""The fused loop: policy inference, sampling and stepping in one native call."""
+"""The fused loop: policy inference, sampling and stepping in one native call; on a CUDA device in one CUDA graph."""
 
 import dataclasses
 import math
@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from metafast import _core
 from metafast.envs._arguments import check_whole_number
+from metafast.envs._batched_env import BatchedVectorEnv
 from metafast.envs._vector_env import NativeVectorEnv
 
 __all__ = ["Rollout", "rollout"]
@@ -24,7 +25,8 @@ Array = npt.NDArray[Any]
 class Rollout:
     """Experience of N environments over T steps, time-major: what `rollout` returns and the native updates take.
 
-    Floats are float32, or float64 where the policy's parameters are. `torch` turns the arrays into tensors.
+    Floats are float32, or float64 where the policy's parameters are. `torch` turns the arrays into tensors; what was
+    made on a CUDA device is tensors there.
 
     Attributes
     ----------
@@ -86,30 +88,35 @@ class Rollout:
         return Rollout(**columns)
 
     def torch(self) -> "Rollout":
-        """The same with torch tensors that share the memory."""
+        """The same with torch tensors that share the memory, on the device where they are."""
         import torch
 
-        return self.map(torch.from_numpy)
+        return self.map(torch.as_tensor)
 
     def numpy(self) -> "Rollout":
-        """The same with NumPy arrays, which share the memory of tensors on the CPU."""
-        return self.map(np.asarray)
+        """The same with NumPy arrays, which share the memory of tensors on the CPU and are copies of others."""
+        return self.map(lambda column: np.asarray(column if isinstance(column, np.ndarray) else column.cpu()))
 
 
 def rollout(
-    env: NativeVectorEnv,
+    env: BatchedVectorEnv[Any, Any, Any],
     policy: Any,
     num_steps: int,
     *,
-    hidden: Array | None = None,
+    hidden: Any = None,
     generator: Any = None,
     deterministic: bool = False,
 ) -> Rollout:
     """Let a policy act in native environments for a number of steps, in one call without the GIL.
 
+    Environments on a CUDA device are stepped there by a policy there, and the rollout's fields are tensors there. The
+    loop runs in torch and the environments' kernels. Its first call for a policy and a number of steps runs as it is;
+    the second is recorded into a CUDA graph (a second or more), which it and the later ones replay. Nothing waits for
+    the card; each call's tensors are its own. The policy may be any torch module that `ActorCritic.from_modules` takes.
+
     Parameters
     ----------
-    env : NativeVectorEnv
+    env : NativeVectorEnv or DeviceVectorEnv
         Made by `make_vec` or of a `compile_env` class, and reset; it goes on from where it is, so that calls follow
         each other. In ``same_step`` mode every row is a step; in ``next_step`` mode `Rollout.mask` marks those that
         are.
@@ -117,7 +124,7 @@ def rollout(
         Whose parameters are read where they are.
     num_steps : int
         T.
-    hidden : numpy.ndarray, optional
+    hidden : numpy.ndarray or torch.Tensor, optional
         Of a recurrent policy: its state [N, hidden size], `Rollout.hidden` of the call before; zeros where it is None.
         It is zeroed where an episode begins.
     generator : torch.Generator, optional
@@ -129,15 +136,17 @@ def rollout(
     -------
     Rollout
         The same numbers as stepping `env` with the policy's torch module and the same noise
-        (``policy.distribution.noise``), up to rounding, for any number of threads.
+        (``policy.distribution.noise``), up to rounding, for any number of threads; on a CUDA device as on the CPU, to
+        rounding too (1e-5 in float32 for one step from the same state), until it decides on another action.
 
     Raises
     ------
     TypeError
-        If `env` is not native, `policy` no `ActorCritic`, or the kernels cannot express the policy.
+        If `env` is not native, `policy` no `ActorCritic` or on another device, or the kernels cannot express it.
     ValueError
         If they do not fit each other, the autoreset mode is ``"disabled"``, or the policy's outputs are not finite; the
-        environment must then be reset.
+        environment must then be reset. On a CUDA device outputs are not looked at: the update then says that its
+        gradient is not finite, or the environments' next call that an action was none.
     gymnasium.error.ResetNeeded
         If `env` was never reset.
 
@@ -156,7 +165,7 @@ def rollout(
     >>> experience.observations.shape, experience.actions.shape, experience.values.shape
     ((6, 4, 3), (5, 4, 1), (6, 4))
     """
-    if not isinstance(env, NativeVectorEnv):
+    if not isinstance(env, BatchedVectorEnv):
         raise TypeError(
             f"rollout steps environments made by metafast.envs.make_vec or compile_env, without wrappers, not "
             f"{type(env).__name__}"
@@ -168,14 +177,21 @@ def rollout(
     num_steps = check_whole_number("num_steps", num_steps, 1, 2**40)
     if env.autoreset_mode is AutoresetMode.DISABLED:
         raise ValueError("rollout resets environments itself: make env with autoreset_mode='same_step' or 'next_step'")
-    if not env._batch.was_reset:
-        raise ResetNeeded("call reset before rollout")
-    native = policy.native()
     space, distribution = env.single_observation_space, policy.distribution
     shape = space.shape or ()
-    if math.prod(shape) != policy.observation_size or space.dtype is None or space.dtype.kind not in "fiub":
-        raise ValueError(f"the policy takes {policy.observation_size} numbers, but env observes {space}")
-    translation = _translation(env, distribution)
+    if not isinstance(env, NativeVectorEnv):
+        # Torch has been imported for the policy.
+        from metafast.envs._device_rollout import rollout_on_device
+
+        _check_fit(env, policy)
+        return Rollout(**rollout_on_device(env, policy, num_steps, hidden, generator, deterministic))
+    if not env._batch.was_reset:
+        raise ResetNeeded("call reset before rollout")
+    if policy.device.type != "cpu":
+        raise TypeError(f"env is on the CPU, but policy is on {policy.device}: move it, or make env with device=")
+    native = policy.native()
+    _check_fit(env, policy)
+    translation = distribution.native_translation(env._actions.dtype)
     width, num_envs = policy.hidden_size, env.num_envs
     batch = (num_steps, num_envs)
     whole = np.issubdtype(translation[1].dtype, np.integer)
@@ -221,8 +237,12 @@ def rollout(
     return Rollout(**arrays)
 
 
-def _translation(env: NativeVectorEnv, distribution: Any) -> tuple[Any, ...]:
-    layout = env._actions
+def _check_fit(env: BatchedVectorEnv[Any, Any, Any], policy: Any) -> None:
+    """Refuse a policy that observes or decides otherwise than the environments."""
+    space: Any = env.single_observation_space
+    if math.prod(space.shape or ()) != policy.observation_size or space.dtype is None or space.dtype.kind not in "fiub":
+        raise ValueError(f"the policy takes {policy.observation_size} numbers, but env observes {space}")
+    layout, distribution = env._actions, policy.distribution
     translation: tuple[Any, ...] = distribution.native_translation(layout.dtype)
     whole = layout.low is not None and layout.high is not None
     fits = np.issubdtype(translation[1].dtype, np.integer) == whole
@@ -231,12 +251,11 @@ def _translation(env: NativeVectorEnv, distribution: Any) -> tuple[Any, ...]:
         high = translation[1] + (np.array(distribution.choices) if distribution.choices else 2)
         fits = np.array_equal(translation[1], layout.low) and np.array_equal(high, layout.high)  # type: ignore[arg-type]
     elif fits:
-        space: Any = env.single_action_space
+        space = env.single_action_space
         bounds = ((translation[3], space.low), (translation[4], space.high))
         fits = all(np.array_equal(ours, theirs.ravel()) for ours, theirs in bounds)
     if not fits:
         raise ValueError(f"the policy was made for another action space than env's, {env.single_action_space}")
-    return translation
 
 
 def _checked_hidden(hidden: Any, num_envs: int, width: int, dtype: np.dtype[Any]) -> Array:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metafast import _device
 from metafast.nn._distributions import SIGMA_FLOOR, DiagonalGaussian, Distribution, make_distribution
-from metafast.nn._native import NativePolicy
+from metafast.nn._native import FlatParameters, NativePolicy, list_parts
 
 __all__ = ["ActorCritic"]
+
+View = TypeVar("View", bound=FlatParameters)
 
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 # Normalised observations are kept within this many standard deviations, as is usual.
@@ -41,7 +44,8 @@ class ActorCritic(nn.Module):
 
     `metafast.envs.rollout` and the updates of this package read and write the parameters where they are; between those
     calls the module can be looked at, saved, changed or trained by torch. At their first use the parameters are moved
-    into one vector, of which they are views from then on.
+    into one vector, of which they are views from then on. On a CUDA device (``policy.to("cuda")``) the same functions
+    act and learn there, in torch under CUDA graphs.
 
     Parameters
     ----------
@@ -205,8 +209,8 @@ class ActorCritic(nn.Module):
             raise ValueError(f"log_sigma must be {expected} for this action space, not {log_sigma}")
         self.trunk = nn.Identity() if trunk is None else trunk
         self.gru, self.policy, self.value, self.log_sigma = gru, policy, value, log_sigma
-        self._set_normalization(normalize_observations)
         parameter = next(policy.parameters(), torch.zeros(0))
+        self._set_normalization(normalize_observations, parameter.device)
         rows = torch.zeros(2, self.observation_size, dtype=parameter.dtype, device=parameter.device)
         if gru is not None and gru.batch_first:
             raise ValueError("gru must be made with batch_first=False: sequences are [T, N, ...]")
@@ -234,14 +238,15 @@ class ActorCritic(nn.Module):
         if self.observation_size < 1:
             raise ValueError(f"observation_space must hold at least one number, not {observation_space}")
         self.distribution = distribution
-        self._cached_native: NativePolicy | None = None
+        self._cached_view: FlatParameters | None = None
 
-    def _set_normalization(self, wanted: bool) -> None:
+    def _set_normalization(self, wanted: bool, device: torch.device | None = None) -> None:
         self.normalizes = wanted
         if wanted:
-            self.register_buffer("observation_mean", torch.zeros(self.observation_size, dtype=torch.float64))
-            self.register_buffer("observation_variance", torch.ones(self.observation_size, dtype=torch.float64))
-            self.register_buffer("observation_count", torch.zeros((), dtype=torch.float64))
+            kind: dict[str, Any] = {"dtype": torch.float64, "device": device}
+            self.register_buffer("observation_mean", torch.zeros(self.observation_size, **kind))
+            self.register_buffer("observation_variance", torch.ones(self.observation_size, **kind))
+            self.register_buffer("observation_count", torch.zeros((), **kind))
 
     @property
     def recurrent(self) -> bool:
@@ -257,6 +262,16 @@ class ActorCritic(nn.Module):
     def dtype(self) -> torch.dtype:
         """That of the parameters."""
         return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def on_device(self) -> bool:
+        """Whether that is a CUDA device, where rollouts and updates then run."""
+        return _device.is_on_device(next(self.parameters()))
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         mean, variance = self.observation_mean, self.observation_variance
@@ -323,28 +338,45 @@ class ActorCritic(nn.Module):
         for step in range(len(inputs)):
             if starts is not None:
                 hidden = torch.where(starts[step][:, None], torch.zeros_like(hidden), hidden)
-            output, last = self.gru(inputs[step : step + 1], hidden[None])
-            steps.append(output[0])
-            hidden = last[0]
+            hidden = self._remember(inputs[step], hidden)
+            steps.append(hidden)
         features = torch.stack(steps)
         return self._outputs(features), self.value(features).squeeze(-1), hidden
+
+    def _remember(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """The GRU's state [N, hidden_size] after inputs [N, size]."""
+        gru = self.gru
+        assert gru is not None
+        if type(gru) is not nn.GRU or gru.num_layers != 1 or gru.bidirectional or gru._forward_hooks:
+            state: Tensor = gru(inputs[None], hidden[None])[1][0]
+            return state
+        # Step by step the module would have cuDNN gather its weights each time, because they are parts of our vector.
+        names = "weight_ih_l0", "weight_hh_l0", *(("bias_ih_l0", "bias_hh_l0") if gru.bias else ())
+        weights: list[Any] = [getattr(gru, name) for name in names]
+        return torch.gru_cell(inputs, hidden, *weights)
 
     def update_statistics(self, observations: Any) -> None:
         """Extend the running mean and variance by observations [..., *observation shape] (Chan et al. 1979)."""
         if not self.normalizes:
             raise ValueError("this policy was made with normalize_observations=False")
-        rows = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
-        if len(rows) == 0:
+        count = math.prod(np.shape(observations)) // self.observation_size
+        if count == 0:
             return
-        device = self.observation_mean.device
-        count = float(self.observation_count)
-        total = count + len(rows)
-        difference = torch.from_numpy(rows.mean(0)).to(device) - self.observation_mean
-        squares = self.observation_variance * count + torch.from_numpy(rows.var(0)).to(device) * len(rows)
-        squares += difference**2 * (count * len(rows) / total)
-        self.observation_mean += difference * (len(rows) / total)
+        if _device.is_on_device(observations):
+            rows = observations.detach().reshape(-1, self.observation_size).double()
+            moments = rows.mean(0), rows.var(0, correction=0)
+        else:
+            array = np.asarray(observations, dtype=np.float64).reshape(-1, self.observation_size)
+            moments = torch.from_numpy(array.mean(0)), torch.from_numpy(array.var(0))
+        mean, variance = (moment.to(self.observation_mean.device) for moment in moments)
+        before = self.observation_count
+        total = before + count
+        difference = mean - self.observation_mean
+        squares = self.observation_variance * before + variance * count
+        squares += difference**2 * (before * count / total)
+        self.observation_mean += difference * (count / total)
         self.observation_variance.copy_(squares / total)
-        self.observation_count.fill_(total)
+        self.observation_count.copy_(total)
 
     def native(self) -> NativePolicy:
         """The kernels' view of this network.
@@ -354,14 +386,44 @@ class ActorCritic(nn.Module):
         TypeError
             If the kernels cannot express it: what is missing is named.
         """
-        if self._cached_native is None or not self._cached_native.is_current(self):
-            self._cached_native = NativePolicy(self)
-        return self._cached_native
+        return self._view(NativePolicy)
+
+    def flat_parameters(self) -> FlatParameters:
+        """The parameters as one vector, on any device.
+
+        Raises
+        ------
+        TypeError
+            If they have several types or devices, or some are frozen.
+        """
+        return self._view(FlatParameters)
+
+    def parts(self) -> list[Any]:
+        """All modules within, and their parameters."""
+        parts: list[Any] = []
+        list_parts(self, parts)
+        return parts
+
+    def recording_key(self) -> tuple[Any, ...]:
+        """What changes where a recording of this network's work, which keeps its `parts`, is none of it any more."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return (
+            tuple(map(id, self.parts())),
+            tuple((tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors),
+            self.training,
+        )
+
+    def _view(self, kind: type[View]) -> View:
+        view = self._cached_view
+        if type(view) is not kind or not view.is_current(self):
+            view = self._cached_view = kind(self)
+        return view
 
     @staticmethod
     def draw_key(generator: torch.Generator | None = None) -> int:
         """A key of actions' randomness, from torch's global generator where `generator` is None."""
-        return int(torch.randint(2**63 - 1, (), generator=generator))
+        device = None if generator is None else generator.device
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
     def native_statistics(self) -> tuple[np.ndarray, np.ndarray, float] | None:
         """What the kernels normalise observations with; None without."""
@@ -372,4 +434,4 @@ class ActorCritic(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's parameters are elsewhere; the kernels' view of them is made anew.
-        return {**self.__dict__, "_cached_native": None}
+        return {**self.__dict__, "_cached_view": None}

@@ -4,28 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
-from metafast.nn._learning import (
-    actions_dtype,
-    as_column,
-    as_flags,
-    as_observations,
-    check_choices,
-    check_numbers,
-    check_policy,
-    learn,
-    list_rows,
-)
+from metafast.nn._learning import check_numbers
 from metafast.nn._optimizer import Adam
+from metafast.nn._policy_gradient import side_of
 
 __all__ = ["Demonstrations", "clone_update"]
 
-Array = npt.NDArray[Any]
 Figures = dict[str, float]
 
 
@@ -39,10 +27,10 @@ class Demonstrations(NamedTuple):
     where that has no memory the teacher, begins with `hidden`, [N, hidden size], or zeros.
     """
 
-    observations: Array
-    actions: Array | None = None
-    starts: Array | None = None
-    hidden: Array | None = None
+    observations: Any
+    actions: Any = None
+    starts: Any = None
+    hidden: Any = None
 
 
 def clone_update(
@@ -60,7 +48,7 @@ def clone_update(
     order: Any = None,
     generator: torch.Generator | None = None,
 ) -> Figures:
-    """Behaviour cloning, or the distillation of a teacher, natively.
+    """Behaviour cloning, or the distillation of a teacher, natively; on a CUDA device as `ppo_update`.
 
     Parameters
     ----------
@@ -109,37 +97,36 @@ def clone_update(
         positive={"max_grad_norm": max_grad_norm},
         not_negative={"entropy_coef": entropy_coef},
     )
-    native = check_policy(policy, optimizer)
-    data, mask = _read(policy, demonstrations)
-    shape = data.observations.shape[:2]
-    experience: dict[str, Any] = {
-        "observations": data.observations,
-        "num_steps": shape[0],
-        "num_envs": shape[1],
-        "actions": None,
-    }
+    side = side_of(policy, optimizer)
+    data, mask = _read(side, policy, demonstrations)
+    shape = tuple(data.observations.shape[:2])
+    experience: dict[str, Any] = side.read_observations(data.observations)
     if policy.recurrent:
         if data.starts is None:
             raise ValueError("a recurrent policy needs starts, bool [T, N]")
-        hidden = np.zeros((shape[1], policy.hidden_size)) if data.hidden is None else data.hidden
         state = shape[1], policy.hidden_size
-        experience |= {"starts": data.starts, "mask": mask, "hidden": as_column("hidden", hidden, state, native.dtype)}
+        hidden = side.zeros(state, policy) if data.hidden is None else data.hidden
+        experience |= {
+            "starts": data.starts,
+            "mask": mask,
+            "hidden": side.as_column("hidden", hidden, state, policy),
+        }
     if teacher is None:
         if data.actions is None:
             raise ValueError("there must be actions to imitate, or a teacher")
         experience["actions"] = data.actions
     else:
-        experience["teacher"] = _teacher_outputs(policy, teacher, data)
+        experience["teacher"] = _teacher_outputs(side, policy, teacher, data)
     if weights is not None:
-        given = np.asarray(weights)
+        given = side.as_array("weights", weights, policy)
         flat = given[None] if given.ndim == 1 else given
-        experience["advantages"] = as_column("weights", flat, shape, native.dtype)
-    return learn(
+        experience["advantages"] = side.as_column("weights", flat, shape, policy)
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
         surrogate="log_prob" if teacher is None else "divergence",
-        rows=list_rows(policy, shape, mask),
+        rows=side.list_rows(policy, shape, mask),
         epochs=epochs,
         minibatches=minibatches,
         order=order,
@@ -148,24 +135,30 @@ def clone_update(
         entropy_coef=entropy_coef,
         max_grad_norm=max_grad_norm,
     )
+    return figures
 
 
-def _read(policy: ActorCritic, demonstrations: Any) -> tuple[Demonstrations, Array | None]:
+def _read(side: Any, policy: ActorCritic, demonstrations: Any) -> tuple[Demonstrations, Any]:
     """The demonstrations, checked, as [T, N, ...] (rows without time are T = 1), and a rollout's mask."""
+    mask: Any = None
     if isinstance(demonstrations, Rollout):
-        rollout = demonstrations.numpy()
-        mask = None if rollout.mask is None else as_flags("mask", rollout.mask, rollout.rewards.shape)
-        columns = rollout.observations[:-1], rollout.actions, rollout.starts, rollout.initial_hidden
+        rollout = demonstrations
+        if rollout.mask is not None:
+            mask = side.as_flags("mask", rollout.mask, tuple(rollout.rewards.shape), policy)
+        given = Demonstrations(rollout.observations[:-1], rollout.actions, rollout.starts, rollout.initial_hidden)
     elif isinstance(demonstrations, Demonstrations):
-        mask, columns = None, demonstrations
+        given = demonstrations
     else:
         raise TypeError(f"demonstrations must be Demonstrations or a Rollout, not {type(demonstrations).__name__}")
-    observations, actions, starts, hidden = (None if column is None else np.asarray(column) for column in columns)
+    columns = given._asdict().items()
+    observations, actions, starts, hidden = (
+        None if column is None else side.as_array(name, column, policy) for name, column in columns
+    )
     assert observations is not None
     own = len(policy.observation_shape)
     # Flattened observations have one axis of their own, whatever the space has.
-    whole = observations.shape[observations.ndim - own :] == policy.observation_shape
-    leading = observations.shape[: observations.ndim - (own if whole else 1)]
+    whole = tuple(observations.shape[observations.ndim - own :]) == policy.observation_shape
+    leading = tuple(observations.shape[: observations.ndim - (own if whole else 1)])
     if len(leading) == 1:
         observations, leading = observations[None], (1, *leading)
         actions = None if actions is None else actions[None]
@@ -173,21 +166,18 @@ def _read(policy: ActorCritic, demonstrations: Any) -> tuple[Demonstrations, Arr
     if len(leading) != 2 or 0 in leading:
         raise ValueError(
             f"observations must have shape (N, ...) or (T, N, ...) with {policy.observation_shape} for the dots, "
-            f"not {columns[0].shape}"
+            f"not {tuple(given.observations.shape)}"
         )
-    observations = as_observations(policy, observations, leading)
-    if actions is not None:
-        action_shape = (*leading, *policy.distribution.action_shape)
-        actions = as_column("actions", actions, action_shape, actions_dtype(policy))
-        check_choices(policy.distribution, actions)
-    starts = None if starts is None else as_flags("starts", starts, leading)
+    observations = side.as_observations(policy, observations, leading)
+    actions = None if actions is None else side.as_actions(policy, actions, leading)
+    starts = None if starts is None else side.as_flags("starts", starts, leading, policy)
     return Demonstrations(observations, actions, starts, hidden), mask
 
 
-def _teacher_outputs(policy: ActorCritic, teacher: Any, data: Demonstrations) -> Array:
-    """The teacher's normalised logits, or means and sigmas, of every row."""
-    distribution, native = policy.distribution, policy.native()
-    shape = data.observations.shape[:2]
+def _teacher_outputs(side: Any, policy: ActorCritic, teacher: Any, data: Demonstrations) -> Any:
+    """The teacher's normalised logits, or means and sigmas, of every row, [T, N, n]."""
+    distribution = policy.distribution
+    shape = tuple(data.observations.shape[:2])
     if isinstance(teacher, ActorCritic):
         theirs = teacher.distribution
         if (theirs.choices, theirs.num_outputs, type(theirs)) != (
@@ -202,23 +192,24 @@ def _teacher_outputs(policy: ActorCritic, teacher: Any, data: Demonstrations) ->
             raise ValueError(
                 f"the teacher observes {teacher.observation_size} numbers, the policy {policy.observation_size}"
             )
-        observations = torch.from_numpy(data.observations)
+        if teacher.device != policy.device:
+            raise TypeError(f"teacher is on {teacher.device}, but the policy is on {policy.device}")
+        observations = torch.as_tensor(data.observations)
         with torch.no_grad():
             if teacher.recurrent:
                 # The state before the first step is the policy's own, unless the teacher alone has one.
-                known = None if policy.recurrent or data.hidden is None else torch.from_numpy(data.hidden)
-                outputs = teacher(observations, known, torch.from_numpy(data.starts))[0]
+                known = None if policy.recurrent or data.hidden is None else torch.as_tensor(data.hidden)
+                outputs = teacher(observations, known, torch.as_tensor(data.starts))[0]
             else:
                 outputs = teacher(observations.flatten(0, 1))[0]
-        teacher = outputs.reshape(*shape, -1).numpy()
-    outputs = np.asarray(teacher, dtype=native.dtype)
-    rows = math.prod(shape), native.distribution_size
-    if outputs.shape not in ((*shape, rows[1]), rows):
-        raise ValueError(f"teacher must have shape {(*shape, rows[1])}, not {outputs.shape}")
-    outputs = outputs.reshape(rows)
+    else:
+        outputs = torch.as_tensor(side.as_array("teacher", teacher, policy))
+    width = distribution.num_outputs
+    if tuple(outputs.shape) not in ((*shape, width), (math.prod(shape), width)):
+        raise ValueError(f"teacher must have shape {(*shape, width)}, not {tuple(outputs.shape)}")
+    outputs = outputs.to(policy.dtype).reshape(*shape, width)
     if distribution.choices:
-        parts = torch.from_numpy(np.ascontiguousarray(outputs)).split(distribution.choices, -1)
-        outputs = torch.cat([logits.log_softmax(-1) for logits in parts], -1).numpy()
-    elif distribution.native_head != "bernoulli" and not (outputs[:, rows[1] // 2 :] > 0).all():
+        outputs = torch.cat([logits.log_softmax(-1) for logits in outputs.split(distribution.choices, -1)], -1)
+    elif distribution.native_head != "bernoulli" and not (outputs[..., width // 2 :] > 0).all():
         raise ValueError("the teacher's sigmas must be positive")
-    return np.ascontiguousarray(outputs)
+    return side.as_column("teacher", outputs, (*shape, width), policy)

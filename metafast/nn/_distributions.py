@@ -6,7 +6,7 @@ native rollout and a loop in torch act alike. The native formulas are in csrc/nn
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gymnasium
 import numpy as np
@@ -15,11 +15,15 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional
 
-from metafast import _core
+from metafast import _core, _device
 
 __all__ = ["SIGMA_FLOOR", "Bernoulli", "Categorical", "DiagonalGaussian", "Distribution", "make_distribution"]
 
 SIGMA_FLOOR = 1e-2
+
+
+# An array, or a tensor of any device.
+Actions = TypeVar("Actions", np.ndarray, Tensor)
 
 
 class Distribution(Protocol):
@@ -34,18 +38,45 @@ class Distribution(Protocol):
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
 
-    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor: ...
+    def noise(self, key: int, num_steps: int, num_envs: int, device: torch.device | None = None) -> Tensor: ...
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor: ...
     def mode(self, outputs: Tensor) -> Tensor: ...
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor: ...
     def entropy(self, outputs: Tensor) -> Tensor: ...
-    def to_environment(self, actions: np.ndarray) -> np.ndarray: ...
+    def to_environment(self, actions: Actions) -> Actions: ...
     def from_environment(self, actions: np.ndarray) -> np.ndarray: ...
     def native_translation(self, dtype: np.dtype[Any]) -> tuple[Any, ...]: ...
 
 
-def _noise(key: int, num_steps: int, num_envs: int, size: int, normal: bool) -> Tensor:
-    return torch.from_numpy(_core.policy_noise(key, num_steps, num_envs, size, normal))
+def _noise(key: int, num_steps: int, num_envs: int, size: int, *, normal: bool, device: torch.device | None) -> Tensor:
+    if device is None:
+        return torch.from_numpy(_core.policy_noise(key, num_steps, num_envs, size, normal))
+    noise = torch.empty(num_steps, num_envs, size, device=device)
+    if not _device.is_on_device(noise):
+        return noise.copy_(_noise(key, num_steps, num_envs, size, normal=normal, device=None))
+    stream = _device.stream_of(noise)
+    _device.kernels().policy_noise(stream, key, num_steps, num_envs, size, normal, noise.data_ptr())
+    return noise
+
+
+class _Constants:
+    """Arrays of a space, also as tensors of the devices that were asked for: none can be copied to one that records."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self._arrays = arrays
+        self._on: dict[torch.device, dict[str, Tensor]] = {}
+
+    def like(self, actions: Any) -> dict[str, Any]:
+        if not isinstance(actions, Tensor):
+            return self._arrays
+        if actions.device not in self._on:
+            self._on[actions.device] = {
+                name: torch.as_tensor(array, device=actions.device) for name, array in self._arrays.items()
+            }
+        return self._on[actions.device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_on": {}}
 
 
 class Categorical:
@@ -60,10 +91,11 @@ class Categorical:
         self.start = np.ravel(space.start).astype(np.int64)
         self.num_outputs = sum(self.choices)
         self.action_shape: tuple[int, ...] = space.shape or ()
+        self._constants = _Constants(start=self.start.reshape(self.action_shape))
 
-    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+    def noise(self, key: int, num_steps: int, num_envs: int, device: torch.device | None = None) -> Tensor:
         """Uniform numbers [num_steps, num_envs, components]."""
-        return _noise(key, num_steps, num_envs, len(self.choices), normal=False)
+        return _noise(key, num_steps, num_envs, len(self.choices), normal=False, device=device)
 
     def _components(self, outputs: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = outputs.split(self.choices, -1)
@@ -106,9 +138,9 @@ class Categorical:
         log_probs = [logits.log_softmax(-1) for logits in self._components(outputs)]
         return torch.stack([-(each.exp() * each).sum(-1) for each in log_probs]).sum(0)
 
-    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+    def to_environment(self, actions: Actions) -> Actions:
         """What the environment takes: choices are counted from the space's start."""
-        return actions + self.start.reshape(self.action_shape) if self.start.any() else actions
+        return actions + self._constants.like(actions)["start"] if self.start.any() else actions
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """The choices that `to_environment` makes these of."""
@@ -132,9 +164,9 @@ class Bernoulli:
         self.action_shape: tuple[int, ...] = (self.num_outputs,)
         self.space = space
 
-    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+    def noise(self, key: int, num_steps: int, num_envs: int, device: torch.device | None = None) -> Tensor:
         """Uniform numbers [num_steps, num_envs, components]."""
-        return _noise(key, num_steps, num_envs, self.num_outputs, normal=False)
+        return _noise(key, num_steps, num_envs, self.num_outputs, normal=False, device=device)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """1 where the noise lies below the probability."""
@@ -153,11 +185,12 @@ class Bernoulli:
         """Entropies [...]."""
         return functional.binary_cross_entropy_with_logits(outputs, outputs.sigmoid(), reduction="none").sum(-1)
 
-    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+    def to_environment(self, actions: Actions) -> Actions:
         """What the environment takes."""
         if isinstance(self.space, spaces.Discrete):
             return actions[..., 0] + int(self.space.start)
-        return actions.astype(np.int8).reshape(*actions.shape[:-1], *self.space.shape)
+        bits = actions if isinstance(actions, Tensor) else actions.astype(np.int8)
+        return bits.reshape(*actions.shape[:-1], *self.space.shape)
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """The bits that `to_environment` makes these of."""
@@ -193,10 +226,11 @@ class DiagonalGaussian:
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         self.centre = (low + high) / 2 if bounded else np.zeros(space.shape)
         self.half_range = (high - low) / 2 if bounded else np.ones(space.shape)
+        self._constants = _Constants(centre=self.centre, half_range=self.half_range, low=low, high=high)
 
-    def noise(self, key: int, num_steps: int, num_envs: int) -> Tensor:
+    def noise(self, key: int, num_steps: int, num_envs: int, device: torch.device | None = None) -> Tensor:
         """Standard normal numbers [num_steps, num_envs, components]."""
-        return _noise(key, num_steps, num_envs, self.action_shape[0], normal=True)
+        return _noise(key, num_steps, num_envs, self.action_shape[0], normal=True, device=device)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Mean plus sigma times the noise."""
@@ -216,12 +250,16 @@ class DiagonalGaussian:
         """Entropies [...]."""
         return (outputs.chunk(2, -1)[1].log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+    def to_environment(self, actions: Actions) -> Actions:
         """What the environment takes, within its bounds."""
         # In float64 whatever the types are, as the kernels do (csrc/envs/rollout_kernels.cpp).
-        scaled = self.centre + self.half_range * actions.reshape(*actions.shape[:-1], *self.space.shape)
-        clipped: np.ndarray = np.clip(scaled, self.space.low, self.space.high).astype(self.space.dtype)
-        return clipped
+        of = self._constants.like(actions)
+        units: Any = actions.double() if isinstance(actions, Tensor) else actions
+        scaled = of["centre"] + of["half_range"] * units.reshape(*units.shape[:-1], *self.space.shape)
+        clipped = scaled.clip(of["low"], of["high"])
+        name = self.space.dtype.name
+        taken: Any = clipped.to(getattr(torch, name)) if isinstance(clipped, Tensor) else clipped.astype(name)
+        return taken  # type: ignore[no-any-return]
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """The policy's actions, in units of the bounds, that `to_environment` makes these of."""

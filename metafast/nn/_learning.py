@@ -1,4 +1,7 @@
-"""What all native updates share: checks of what they are given, the call of the kernel, the figures it returns."""
+"""What all updates share: checks of what they are given, the call of the native kernel, the figures it returns.
+
+What is done on a CUDA device instead is in _device_learning.py, under the same names.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,40 +11,48 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metafast import _core
+from metafast import _core, _device
 from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
 from metafast.nn._native import NativePolicy
 from metafast.nn._optimizer import Adam
 
 __all__ = [
-    "actions_dtype",
+    "FLAGS",
+    "FLOATS",
+    "as_actions",
+    "as_array",
     "as_column",
     "as_flags",
     "as_observations",
-    "check_choices",
+    "check_fields",
     "check_numbers",
+    "check_optimizer",
     "check_policy",
     "check_rollout",
     "explained_variance",
     "learn",
+    "learning_rates",
     "list_rows",
+    "make_figures",
+    "read_observations",
     "read_rollout",
+    "zeros",
 ]
 
 Array = npt.NDArray[Any]
 Figures = dict[str, float]
 
-_FLOATS = "log_probs", "rewards", "final_values"
-_FLAGS = "terminated", "truncated", "starts"
-_REQUIRED = "observations", "actions", "values", *_FLOATS, *_FLAGS
+FLOATS = "log_probs", "rewards", "final_values"
+FLAGS = "terminated", "truncated", "starts"
+_REQUIRED = "observations", "actions", "values", *FLOATS, *FLAGS
 
 # The columns of the kernels' diagnostics (csrc/nn/learning.hpp), each a sum over the rows of a minibatch.
 _OBJECTIVE, _VALUE_ERROR, _ENTROPY, _DIVERGENCE, _CLIPPED, _ROWS, _GRAD_NORM = range(7)
 
 
-def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
-    """The kernels' view of the policy, which `optimizer` is of."""
+def check_optimizer(policy: ActorCritic, optimizer: Adam) -> None:
+    """Refuse what is no policy, or an optimiser of another."""
     if not isinstance(policy, ActorCritic):
         raise TypeError(f"policy must be a metafast.nn.ActorCritic, not {type(policy).__name__}")
     if not isinstance(optimizer, Adam):
@@ -49,6 +60,11 @@ def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
         raise TypeError(f"optimizer must be a metafast.nn.Adam, not {other.__module__}.{other.__name__}")
     if optimizer.policy is not policy:
         raise ValueError("optimizer was made for another policy")
+
+
+def check_policy(policy: ActorCritic, optimizer: Adam) -> NativePolicy:
+    """The kernels' view of the policy, which `optimizer` is of."""
+    check_optimizer(policy, optimizer)
     return policy.native()
 
 
@@ -74,19 +90,26 @@ def check_numbers(
             raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
 
 
-def as_column(name: str, values: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Numbers of that shape, as a contiguous array of that type; choices must be whole numbers already."""
-    array = values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def as_array(name: str, values: Any, _: ActorCritic) -> Array:
+    """An array of NumPy or of a tensor on the CPU, where the policy is."""
+    if _device.is_on_device(values):
+        raise TypeError(f"{name} is on {values.device}, but the policy is on the CPU: move one to the other")
+    return values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def as_column(name: str, values: Any, shape: tuple[int, ...], policy: ActorCritic, whole: bool = False) -> Array:
+    """Numbers of that shape, as a contiguous array of the policy's type, or `whole` ones, not rounded, as int64."""
+    array = as_array(name, values, policy)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
-    if array.dtype.kind not in ("iu" if dtype.kind == "i" else "fiu"):
-        raise TypeError(f"{name} must hold {'integers' if dtype.kind == 'i' else 'numbers'}, not {array.dtype}")
-    return np.ascontiguousarray(array, dtype=dtype)
+    if array.dtype.kind not in ("iu" if whole else "fiu"):
+        raise TypeError(f"{name} must hold {'integers' if whole else 'numbers'}, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64 if whole else policy.native().dtype)
 
 
-def as_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
+def as_flags(name: str, flags: Any, shape: tuple[int, ...], policy: ActorCritic) -> Array:
     """Flags of that shape, as a contiguous array."""
-    array = np.asarray(flags)
+    array = as_array(name, flags, policy)
     if array.dtype != np.bool_:
         raise TypeError(f"{name} must hold bools, not {array.dtype}")
     if array.shape != shape:
@@ -94,9 +117,22 @@ def as_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(array)
 
 
+def as_actions(policy: ActorCritic, actions: Any, leading: tuple[int, ...]) -> Array:
+    """Actions of a policy, within its choices."""
+    distribution = policy.distribution
+    whole = distribution.action_dtype == torch.int64
+    column = as_column("actions", actions, (*leading, *distribution.action_shape), policy, whole)
+    if whole:
+        limits = np.array(distribution.choices or 2).reshape(distribution.action_shape if distribution.choices else ())
+        steps = tuple(range(column.ndim - limits.ndim))
+        if column.min() < 0 or (column.max(steps) >= limits).any():
+            raise ValueError(f"actions must be choices counted from 0, below {limits.tolist()}")
+    return column
+
+
 def as_observations(policy: ActorCritic, observations: Any, leading: tuple[int, ...]) -> Array:
     """Observations [*leading, *the policy's observation shape], or flattened ones, as a contiguous array."""
-    array = np.asarray(observations)
+    array = as_array("observations", observations, policy)
     if array.dtype.kind not in "fiub" or not array.dtype.isnative or isinstance(observations, np.ma.MaskedArray):
         raise TypeError(f"observations must hold numbers in this machine's byte order, none masked, not {array.dtype}")
     expected = (*leading, *policy.observation_shape)
@@ -105,10 +141,12 @@ def as_observations(policy: ActorCritic, observations: Any, leading: tuple[int, 
     return np.ascontiguousarray(array)
 
 
-def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | None, shuffled: bool) -> Array:
+def _order(
+    policy: ActorCritic, rows: Array, epochs: int, order: Any, generator: torch.Generator | None, shuffled: bool
+) -> Array:
     """The rows in the order of each epoch, int64 [epochs, number of rows]."""
     if order is not None:
-        given = as_column("order", order, (epochs, len(rows)), np.dtype(np.int64))
+        given = as_column("order", order, (epochs, len(rows)), policy, whole=True)
         if not (np.sort(given, 1) == np.sort(rows)).all():
             raise ValueError(f"order must hold {epochs} permutations of the {len(rows)} rows that count")
         return given
@@ -119,7 +157,7 @@ def _order(rows: Array, epochs: int, order: Any, generator: torch.Generator | No
     return permuted
 
 
-def _learning_rates(lr: Any, num_steps: int) -> Array:
+def learning_rates(lr: Any, num_steps: int) -> Array:
     """One for each step of the optimiser."""
     rates = np.asarray(lr, dtype=np.float64).ravel()
     if rates.size not in (1, num_steps) or not (np.isfinite(rates).all() and (rates >= 0).all()):
@@ -153,9 +191,9 @@ def learn(
     if len(rows) == 0:
         raise ValueError("there is nothing to learn from: no row counts")
     num_minibatches = -(-len(rows) // -(-len(rows) // minibatches))
-    rates = _learning_rates(optimizer.lr if lr is None else lr, epochs * num_minibatches)
-    chosen = _order(rows, epochs, order, generator, shuffled=minibatches > 1)
-    columns = {"log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
+    rates = learning_rates(optimizer.lr if lr is None else lr, epochs * num_minibatches)
+    chosen = _order(policy, rows, epochs, order, generator, shuffled=minibatches > 1)
+    columns = {"actions": None, "log_probs": None, "advantages": None, "returns": None, "values": None, "teacher": None}
     if not optimizer.in_use.acquire(blocking=False):
         raise RuntimeError("another thread is updating this policy; give each thread a policy and optimizer of its own")
     try:
@@ -194,77 +232,77 @@ def learn(
         )
     sums = diagnostics.sum(0)
     total = sums[_ROWS]
-    figures = {
+    means = {
         "policy_loss": -sums[_OBJECTIVE] / (total * num_units),
         "entropy": sums[_ENTROPY] / total,
-        "grad_norm": sums[_GRAD_NORM] / len(diagnostics),
-        "optimizer_steps": float(len(diagnostics)),
+        "value_loss": sums[_VALUE_ERROR] / total,
+        "clip_fraction": sums[_CLIPPED] / total,
+        "divergence": sums[_DIVERGENCE] / total,
     }
-    if value_coef:
-        figures["value_loss"] = sums[_VALUE_ERROR] / total
+    return make_figures(means, surrogate, value_coef, sums[_GRAD_NORM], len(diagnostics))
+
+
+def make_figures(
+    means: dict[str, Any], surrogate: str, value_coef: float, grad_norms: float, num_minibatches: int
+) -> Figures:
+    """What an update returns of the means over all rows and the sum of the gradients' lengths."""
+    names = ["policy_loss", "entropy", *(["value_loss"] if value_coef else [])]
+    figures = {name: means[name] for name in names}
+    figures |= {"grad_norm": grad_norms / num_minibatches, "optimizer_steps": num_minibatches}
     if surrogate == "clipped":
-        figures["clip_fraction"] = sums[_CLIPPED] / total
-    if surrogate != "log_prob":
-        figures["approx_kl" if surrogate == "clipped" else "divergence"] = sums[_DIVERGENCE] / total
+        figures |= {"clip_fraction": means["clip_fraction"], "approx_kl": means["divergence"]}
+    elif surrogate == "divergence":
+        figures["divergence"] = means["divergence"]
     return {name: float(value) for name, value in figures.items()}
 
 
-def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
-    """A rollout of arrays or tensors as one of contiguous arrays, of the types that the kernels take."""
+def check_fields(rollout: Any) -> None:
+    """Refuse what is no rollout, or lacks what all updates read."""
     if not isinstance(rollout, Rollout):
         raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
     missing = [name for name in _REQUIRED if getattr(rollout, name) is None]
     if missing:
         raise TypeError(f"{missing[0]} must be an array, not None")
-    rollout = rollout.numpy()
-    dtype, shape = policy.native().dtype, rollout.rewards.shape
+
+
+def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
+    """A rollout of arrays or tensors as one of contiguous arrays, of the types that the kernels take."""
+    check_fields(rollout)
+    shape = as_array("rewards", rollout.rewards, policy).shape
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"rewards must have shape (T, N), not {shape}")
-    action_shape = policy.distribution.action_shape
     checked: dict[str, Any] = {
         "observations": as_observations(policy, rollout.observations, (shape[0] + 1, shape[1])),
-        "actions": as_column("actions", rollout.actions, (*shape, *action_shape), actions_dtype(policy)),
-        "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), dtype),
-        **{name: as_column(name, getattr(rollout, name), shape, dtype) for name in _FLOATS},
-        **{name: as_flags(name, getattr(rollout, name), shape) for name in _FLAGS},
-        "mask": None if rollout.mask is None else as_flags("mask", rollout.mask, shape),
+        "actions": as_actions(policy, rollout.actions, shape),
+        "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), policy),
+        **{name: as_column(name, getattr(rollout, name), shape, policy) for name in FLOATS},
+        **{name: as_flags(name, getattr(rollout, name), shape, policy) for name in FLAGS},
+        "mask": None if rollout.mask is None else as_flags("mask", rollout.mask, shape, policy),
     }
-    check_choices(policy.distribution, checked["actions"])
     if policy.recurrent:
         if rollout.initial_hidden is None:
             raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
         state = shape[1], policy.hidden_size
-        checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, dtype)
+        checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, policy)
     return Rollout(**{**vars(rollout), **checked})
 
 
 def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
     """The columns of a checked rollout that every update reads."""
-    num_steps, num_envs = rollout.rewards.shape
-    experience = {
-        "observations": rollout.observations,
-        "num_steps": num_steps,
-        "num_envs": num_envs,
-        "actions": rollout.actions,
-    }
+    experience = {**read_observations(rollout.observations[:-1]), "actions": rollout.actions}
     if policy.recurrent:
         experience |= {"starts": rollout.starts, "mask": rollout.mask, "hidden": rollout.initial_hidden}
     return experience
 
 
-def actions_dtype(policy: ActorCritic) -> np.dtype[Any]:
-    """Of a policy's actions, as the kernels take them."""
-    whole = policy.distribution.action_dtype == torch.int64
-    return np.dtype(np.int64) if whole else policy.native().dtype
+def read_observations(observations: Array) -> dict[str, Any]:
+    """Observations [T, N, ...], as the kernel takes them."""
+    return {"observations": observations, "num_steps": observations.shape[0], "num_envs": observations.shape[1]}
 
 
-def check_choices(distribution: Any, actions: Array) -> None:
-    if actions.dtype != np.int64:
-        return
-    limits = np.array(distribution.choices or 2).reshape(distribution.action_shape if distribution.choices else ())
-    steps = tuple(range(actions.ndim - limits.ndim))
-    if actions.min() < 0 or (actions.max(steps) >= limits).any():
-        raise ValueError(f"actions must be choices counted from 0, below {limits.tolist()}")
+def zeros(shape: tuple[int, ...], policy: ActorCritic) -> Array:
+    """Zeros where the policy is, and of its type."""
+    return np.zeros(shape, policy.native().dtype)
 
 
 def list_rows(policy: ActorCritic, shape: tuple[int, ...], mask: Array | None) -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metafast import _core
 
-__all__ = ["NativePolicy"]
+__all__ = ["FlatParameters", "NativePolicy", "list_parts"]
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}
 _MOST_LAYERS = 64  # csrc/nn/network.hpp
@@ -30,32 +30,63 @@ def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
-def _list_parts(module: nn.Module, parts: list[Any]) -> None:
+def list_parts(module: nn.Module, parts: list[Any]) -> None:
     """All modules and parameters within `module`, faster than torch lists them."""
     parts.extend(module._parameters.values())
     for child in module._modules.values():
         parts.append(child)
         if child is not None:
-            _list_parts(child, parts)
+            list_parts(child, parts)
 
 
-class NativePolicy:
-    """An actor-critic's parameters as one vector that they are views of, and its description for the kernels.
+class FlatParameters:
+    """An actor-critic's parameters as one vector that they are views of, on any device."""
+
+    _who = "the updates"
+
+    def __init__(self, policy: Any) -> None:
+        self._check(policy)
+        self.parameters: list[nn.Parameter] = list(policy.parameters())
+        self._parts: list[Any] = []
+        list_parts(policy, self._parts)
+        self.flat = _joined(self.parameters)
+        self._addresses = [parameter.data_ptr() for parameter in self.parameters]
+
+    def is_current(self, policy: Any) -> bool:
+        """Whether the layers are those, and every parameter is where it was (``.to()`` and ``.data = `` move them)."""
+        parts: list[Any] = []
+        list_parts(policy, parts)
+        return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (
+            [parameter.data_ptr() for parameter in self.parameters] == self._addresses
+            and all(parameter.requires_grad and parameter.is_contiguous() for parameter in self.parameters)
+        )  # fmt: skip
+
+    def _check(self, policy: nn.Module) -> None:
+        dtypes = {parameter.dtype for parameter in policy.parameters()}
+        if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+            found = ", ".join(sorted(map(str, dtypes)))
+            raise TypeError(f"{self._who} take parameters all of float32 or all of float64, not {found}")
+        first = next(policy.parameters()).device
+        for name, parameter in policy.named_parameters():
+            if parameter.device != first:
+                raise TypeError(f"parameter {name} is on {parameter.device}, but the first is on {first}")
+            if not parameter.requires_grad:
+                raise TypeError(f"{self._who} change all parameters, but {name} has requires_grad=False")
+
+
+class NativePolicy(FlatParameters):
+    """The vector, and the network's description for the kernels.
 
     Raises TypeError, naming it, for what the kernels cannot express.
     """
 
+    _who = "the native engine's kernels"
+
     def __init__(self, policy: Any) -> None:
-        parameters = list(policy.parameters())
-        self._check(policy)
-        self._parameters = parameters
-        self._parts: list[Any] = []
-        _list_parts(policy, self._parts)
-        self.flat = _joined(parameters)
+        super().__init__(policy)
         self.array: np.ndarray = self.flat.numpy()
-        self._addresses = [parameter.data_ptr() for parameter in parameters]
         self._offsets, offset = {}, 0
-        for parameter in parameters:
+        for parameter in self.parameters:
             self._offsets[id(parameter)] = offset
             offset += parameter.numel()
         distribution = policy.distribution
@@ -76,26 +107,11 @@ class NativePolicy:
         self.num_parameters = offset
         self.distribution_size: int = self.network.distribution_size
 
-    def is_current(self, policy: Any) -> bool:
-        """Whether the layers are those, and every parameter is where it was (``.to()`` and ``.data = `` move them)."""
-        parts: list[Any] = []
-        _list_parts(policy, parts)
-        return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts)) and (
-            [parameter.data_ptr() for parameter in self._parameters] == self._addresses
-            and all(parameter.requires_grad and parameter.is_contiguous() for parameter in self._parameters)
-        )  # fmt: skip
-
-    @staticmethod
-    def _check(policy: nn.Module) -> None:
-        dtypes = {parameter.dtype for parameter in policy.parameters()}
-        if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-            found = ", ".join(sorted(map(str, dtypes)))
-            raise TypeError(f"the native engine takes parameters all of float32 or all of float64, not {found}")
+    def _check(self, policy: nn.Module) -> None:
         for name, parameter in policy.named_parameters():
             if parameter.device.type != "cpu":
                 raise TypeError(f"the native engine runs on the CPU, but parameter {name} is on {parameter.device}")
-            if not parameter.requires_grad:
-                raise TypeError(f"the native engine updates all parameters, but {name} has requires_grad=False")
+        super()._check(policy)
 
     def _tower(self, name: str, module: nn.Module) -> list[tuple[Any, ...]]:
         tower: list[tuple[Any, ...]] = []

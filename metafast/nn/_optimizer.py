@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from metafast._graph_capture import Recordings
 from metafast.nn._actor_critic import ActorCritic
 
 __all__ = ["Adam"]
 
 
 class Adam:
-    """Adam or AdamW over an `ActorCritic`, stepped by the native updates.
+    """Adam or AdamW over an `ActorCritic`, stepped by the updates of this package.
 
     Parameters
     ----------
@@ -75,13 +76,25 @@ class Adam:
         self.step_count = 0
         self.in_use = threading.Lock()
         size = sum(parameter.numel() for parameter in policy.parameters())
-        self.first = torch.zeros(size, dtype=policy.dtype)
-        self.second = torch.zeros(size, dtype=policy.dtype)
+        self.first = torch.zeros(size, dtype=policy.dtype, device=policy.device)
+        self.second = torch.zeros_like(self.first)
+        # Of updates on a CUDA device.
+        self.recordings: Recordings[Any] = Recordings()
+
+    def fit(self) -> None:
+        """Follow the policy to another type or device."""
+        kind = self.policy.device, self.policy.dtype
+        if (self.first.device, self.first.dtype) != kind:
+            self.first, self.second = self.first.to(*kind), self.second.to(*kind)
+
+    def recording_key(self) -> tuple[Any, ...]:
+        """What changes where a recording of this optimiser's step is none of it any more."""
+        numbers = self.betas, self.eps, self.weight_decay, self.decoupled_weight_decay, self.plain
+        return (*numbers, self.first.data_ptr(), self.second.data_ptr())
 
     def native(self) -> dict[str, Any]:
         """What the kernels take."""
-        if self.first.dtype != self.policy.dtype:
-            self.first, self.second = self.first.to(self.policy.dtype), self.second.to(self.policy.dtype)
+        self.fit()
         return {
             "first": self.first.numpy(),
             "second": self.second.numpy(),
@@ -149,4 +162,4 @@ class Adam:
                 state[index][name].flatten() if index in state else moments.new_zeros(parameter.numel())
                 for index, parameter in enumerate(parameters)
             ]
-            torch.cat(parts, out=moments)
+            moments.copy_(torch.cat([part.to(moments.device) for part in parts]))

@@ -1,41 +1,41 @@
-"""PPO, A2C and REINFORCE on a rollout: epochs and minibatches in one native call."""
+"""PPO, A2C and REINFORCE on a rollout: epochs and minibatches in one native call, or on a CUDA device in graphs."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from metafast.envs import Rollout
+from metafast.nn import _device_learning, _learning
 from metafast.nn._actor_critic import ActorCritic
-from metafast.nn._learning import (
-    as_column,
-    check_numbers,
-    check_policy,
-    check_rollout,
-    explained_variance,
-    learn,
-    list_rows,
-    read_rollout,
-)
+from metafast.nn._learning import check_numbers, check_optimizer
 from metafast.nn._optimizer import Adam
 from metafast.returns import discounted_returns, gae
 
-__all__ = ["a2c_update", "ppo_update", "reinforce_update"]
+__all__ = ["a2c_update", "ppo_update", "reinforce_update", "side_of"]
 
-Array = npt.NDArray[Any]
 Figures = dict[str, float]
 
 
+def side_of(policy: ActorCritic, optimizer: Adam) -> Any:
+    """Where a policy learns: the module of what is done on the CPU, or of the same on its CUDA device."""
+    check_optimizer(policy, optimizer)
+    side = _device_learning if policy.on_device else _learning
+    side.check_policy(policy, optimizer)
+    return side
+
+
 def _estimate(
-    policy: ActorCritic, rollout: Rollout, gamma: float, lam: float, advantages: Any, returns: Any
-) -> tuple[Array, Array]:
+    side: Any, policy: ActorCritic, rollout: Rollout, gamma: float, lam: float, advantages: Any, returns: Any
+) -> tuple[Any, Any]:
     """The advantages and returns given, or by GAE."""
     if _are_given(advantages, returns):
-        dtype, shape = policy.native().dtype, rollout.rewards.shape
-        return as_column("advantages", advantages, shape, dtype), as_column("returns", returns, shape, dtype)
-    estimated: tuple[Array, Array] = gae(
+        shape = tuple(rollout.rewards.shape)
+        return (
+            side.as_column("advantages", advantages, shape, policy),
+            side.as_column("returns", returns, shape, policy),
+        )
+    estimated: tuple[Any, Any] = gae(
         rollout.rewards,
         rollout.values[:-1],
         rollout.values[-1],
@@ -78,6 +78,12 @@ def ppo_update(
     generator: torch.Generator | None = None,
 ) -> Figures:
     """Proximal policy optimisation on a rollout, natively.
+
+    A policy on a CUDA device learns there, from a rollout of tensors there (so it is with all updates): in torch, a
+    minibatch's gather beside one CUDA graph, which is recorded at the second minibatch of a shape. The policy may then
+    be made of any torch modules. Parameters and figures are the CPU's to 1e-4 in float32 and 1e-9 in float64, relative
+    to how far an update moves them; rows are shuffled by a generator of the device, which `generator` seeds, unless it
+    is the device's own. The card is waited for where figures are read: once, or once an epoch with `target_kl`.
 
     Parameters
     ----------
@@ -141,10 +147,10 @@ def ppo_update(
         not_negative={"clip": clip, "value_coef": value_coef, "entropy_coef": entropy_coef},
         fractions={"gamma": gamma, "lam": lam},
     )
-    check_policy(policy, optimizer)
-    rollout = check_rollout(policy, rollout)
-    experience = read_rollout(policy, rollout)
-    advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
+    side = side_of(policy, optimizer)
+    rollout = side.check_rollout(policy, rollout)
+    experience = side.read_rollout(policy, rollout)
+    advantages, returns = _estimate(side, policy, rollout, gamma, lam, advantages, returns)
     values = rollout.values[:-1]
     experience |= {
         "log_probs": rollout.log_probs,
@@ -152,12 +158,12 @@ def ppo_update(
         "returns": returns,
         "values": values,
     }
-    figures = learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
         surrogate="clipped",
-        rows=list_rows(policy, rollout.rewards.shape, rollout.mask),
+        rows=side.list_rows(policy, rollout.rewards.shape, rollout.mask),
         epochs=epochs,
         minibatches=minibatches,
         order=order,
@@ -171,7 +177,7 @@ def ppo_update(
         max_grad_norm=max_grad_norm,
         target_kl=target_kl,
     )
-    return figures | {"explained_variance": explained_variance(values, returns, rollout.mask)}
+    return figures | {"explained_variance": side.explained_variance(values, returns, rollout.mask)}
 
 
 def a2c_update(
@@ -202,24 +208,24 @@ def a2c_update(
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
         fractions={"gamma": gamma, "lam": lam},
     )
-    check_policy(policy, optimizer)
-    rollout = check_rollout(policy, rollout)
-    experience = read_rollout(policy, rollout)
-    advantages, returns = _estimate(policy, rollout, gamma, lam, advantages, returns)
+    side = side_of(policy, optimizer)
+    rollout = side.check_rollout(policy, rollout)
+    experience = side.read_rollout(policy, rollout)
+    advantages, returns = _estimate(side, policy, rollout, gamma, lam, advantages, returns)
     experience |= {"advantages": advantages, "returns": returns}
-    figures = learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
         surrogate="log_prob",
-        rows=list_rows(policy, rollout.rewards.shape, rollout.mask),
+        rows=side.list_rows(policy, rollout.rewards.shape, rollout.mask),
         value_coef=value_coef,
         entropy_coef=entropy_coef,
         normalize_advantages=normalize_advantages,
         max_grad_norm=max_grad_norm,
         lr=lr,
     )
-    return figures | {"explained_variance": explained_variance(rollout.values[:-1], returns, rollout.mask)}
+    return figures | {"explained_variance": side.explained_variance(rollout.values[:-1], returns, rollout.mask)}
 
 
 def reinforce_update(
@@ -263,17 +269,19 @@ returns
         not_negative={"value_coef": value_coef, "entropy_coef": entropy_coef},
         fractions={"gamma": gamma},
     )
-    check_policy(policy, optimizer)
-    rollout = check_rollout(policy, rollout)
-    experience = read_rollout(policy, rollout)
-    shape, dtype = rollout.rewards.shape, policy.native().dtype
-    mask = np.ones(shape, np.bool_) if rollout.mask is None else rollout.mask
+    side = side_of(policy, optimizer)
+    rollout = side.check_rollout(policy, rollout)
+    experience = side.read_rollout(policy, rollout)
+    shape = tuple(rollout.rewards.shape)
+    mask = rollout.terminated | True if rollout.mask is None else rollout.mask
     ended = rollout.ended & mask
     given = _are_given(advantages, returns)
     if not baseline and not given:
-        mask = mask & (ended[::-1].cumsum(0)[::-1] > 0)
+        # An end is still to come where fewer came before than there are.
+        mask = mask & (ended.cumsum(0) - ended * 1 < ended.sum(0))
     # Of each environment the episodes that end, and the one that the rollout's end cuts.
-    episodes = ended.sum() + (mask[-1] & ~ended[-1]).sum()
+    episodes = int(ended.sum() + (mask[-1] & ~ended[-1]).sum())
+    num_rows = int(mask.sum())
     if not given:
         returns = discounted_returns(
             rollout.rewards,
@@ -284,23 +292,25 @@ returns
             final_values=rollout.final_values if baseline else None,
         )
         advantages = returns - rollout.values[:-1] if baseline else returns
-    returns = as_column("returns", returns, shape, dtype)
-    experience |= {"advantages": as_column("advantages", advantages, shape, dtype), "returns": returns}
+    experience |= {
+        "advantages": side.as_column("advantages", advantages, shape, policy),
+        "returns": side.as_column("returns", returns, shape, policy),
+    }
     if policy.recurrent:
-        experience["mask"] = np.ascontiguousarray(mask)
-    if not mask.any():
+        experience["mask"] = mask
+    if num_rows == 0:
         raise ValueError("no episode ended in the rollout: take more steps, or baseline=True")
-    figures = learn(
+    figures: Figures = side.learn(
         policy,
         optimizer,
         experience,
         surrogate="log_prob",
-        rows=list_rows(policy, shape, mask),
+        rows=side.list_rows(policy, shape, mask),
         value_coef=value_coef if baseline else 0.0,
         entropy_coef=entropy_coef,
-        num_units=float(episodes / mask.sum()),
+        num_units=episodes / num_rows,
         normalize_advantages=normalize_advantages,
         max_grad_norm=max_grad_norm,
         lr=lr,
     )
-    return figures | {"explained_variance": explained_variance(rollout.values[:-1], returns, mask)}
+    return figures | {"explained_variance": side.explained_variance(rollout.values[:-1], experience["returns"], mask)}

@@ -17,7 +17,7 @@ from metafast.returns._estimator import FLAGS, INTEGERS, OPTIONS, Estimator
 MAX_DIMENSIONS = 8  # as in the bindings
 
 
-def check(estimator: Estimator, named: Mapping[str, Any], *, traced: bool = False) -> None:
+def check(estimator: Estimator, named: Mapping[str, Any], *, traced: bool = False, on_cuda: bool = False) -> None:
     """Raise what the binding of an estimator would raise.
 
     Parameters
@@ -28,9 +28,11 @@ def check(estimator: Estimator, named: Mapping[str, Any], *, traced: bool = Fals
         The arguments by name, without those that may be None and are.
     traced
         They have no memory, so no device.
+    on_cuda
+        They may be on a CUDA device.
     """
     arrays = {name: named[name] for name in ("rewards", *named) if name not in OPTIONS}
-    _arrays.check_same_kind(arrays, devices=not traced)
+    _arrays.check_same_kind(arrays, devices=not traced, on_cuda=on_cuda)
     floats = {name: array for name, array in arrays.items() if name not in FLAGS | INTEGERS}
     _arrays.check_floats_share_dtype(floats)
     rewards = named["rewards"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metafast import _arrays, _core
+from metafast import _arrays, _core, _device
 
 FLAGS = frozenset({"terminated", "truncated", "mask"})
 INTEGERS = frozenset({"lengths", "group_ids"})
@@ -30,9 +30,9 @@ def _remember_torch(torch_calls: ModuleType) -> None:
 class Estimator:
     """A binding, its arguments by name, and the ways to it for the arrays of every library.
 
-    NumPy arrays go straight to the binding, which checks them itself; so do plain torch tensors. Torch calls that a
-    graph is made of and JAX calls that are being traced go to their own rooms, imported at first use; the arrays of
-    other libraries through :mod:`metafast._arrays`.
+    NumPy arrays go straight to the binding, which checks them itself; so do plain torch tensors of the CPU. CUDA tensors,
+    torch calls that a graph is made of and JAX calls that are being traced go to their own rooms, imported at first use;
+    the arrays of other libraries through :mod:`metafast._arrays`.
 
     Parameters
     ----------
@@ -80,7 +80,14 @@ class Estimator:
 
     def elsewhere(self, arguments: tuple[Any, ...], out: Any = None) -> Any:
         """Estimate from arrays that are not NumPy's, or that the binding does not take."""
-        if type(arguments[0]) is _plain_tensor and self.takes_tensors and out is None and not _is_watched():
+        on_device = _device.is_on_device(arguments[0])
+        if (
+            type(arguments[0]) is _plain_tensor
+            and self.takes_tensors
+            and out is None
+            and not on_device
+            and not _is_watched()
+        ):
             results = self.kernel(*arguments)
             if results is not NotImplemented:
                 return results
@@ -96,6 +103,10 @@ class Estimator:
                         "out cannot be given where autograd, torch.compile or torch.func looks at the call"
                     )
                 return _torch.call(self, arguments)
+            if on_device:
+                from metafast.returns import _cuda
+
+                return _cuda.call(self, arguments, out)
             if self.takes_tensors:
                 results = _torch_calls.call_directly(self.kernel, arguments, out)
                 if results is not NotImplemented:

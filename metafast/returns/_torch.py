@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafast import _arrays, _core
+from metafast import _arrays, _core, _device
 from metafast._torch_calls import HALF_PRECISION, quick
-from metafast.returns import _batching, _graphs
+from metafast.returns import _batching, _cuda, _graphs
 from metafast.returns._checks import check
 from metafast.returns._estimator import ESTIMATORS, FLAGS, INTEGERS, OPTIONS, Estimator
 
@@ -26,10 +26,15 @@ _library = torch.library.Library("metafast", "FRAGMENT")
 _library.define("affine_scan(Tensor offsets, Tensor decays, int time_axis, bool forwards) -> Tensor")
 
 
-@torch.library.impl("metafast::affine_scan", "CPU", lib=_library)
-def _affine_scan_cpu(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool) -> Tensor:
+def _solve_affine_scan(offsets: Tensor, decays: Tensor, time_axis: int, forwards: bool) -> Tensor:
+    if _device.is_on_device(offsets):
+        return _cuda.affine_scan(offsets.detach(), decays.detach(), time_axis, forwards)
     result = _core.affine_scan(offsets.detach().numpy(), decays.detach().numpy(), time_axis, forwards)
     return torch.from_numpy(result).contiguous()
+
+
+for _key in ("CPU", "CUDA"):
+    torch.library.impl("metafast::affine_scan", _key, lib=_library)(_solve_affine_scan)
 
 
 @torch.library.register_fake("metafast::affine_scan", lib=_library)
@@ -110,7 +115,12 @@ _SCHEMA_TYPES = {"time_axis": "int", "kind": "str", **dict.fromkeys(("clip_rho",
 def _register(estimator: Estimator) -> None:
     """Register an estimator whose results are constants as an operation of its own name."""
 
-    def on_cpu(*arguments: Any) -> Any:
+    def evaluate(*arguments: Any) -> Any:
+        if _device.is_on_device(arguments[0]):
+            results = _cuda.call(estimator, arguments)
+            if estimator.results:
+                return tuple(result.contiguous() for result in results)
+            return results.contiguous()
         views = [
             (argument.item() if name in _arrays.COEFFICIENTS and argument.ndim == 0 else argument.detach().numpy())
             if isinstance(argument, Tensor)
@@ -124,7 +134,7 @@ def _register(estimator: Estimator) -> None:
 
     def fake(*arguments: Any) -> Any:
         named = estimator.named(arguments)
-        check(estimator, named)
+        check(estimator, named, on_cuda=True)
         results = [
             torch.empty_like(named["rewards"], memory_format=torch.contiguous_format)
             for _ in estimator.results or ("result",)
@@ -137,7 +147,8 @@ def _register(estimator: Estimator) -> None:
     )
     result = f"({', '.join('Tensor ' + name for name in estimator.results)})" if estimator.results else "Tensor"
     _library.define(f"{estimator.name}({arguments}) -> {result}")
-    torch.library.impl(f"metafast::{estimator.name}", "CPU", lib=_library)(on_cpu)
+    for key in ("CPU", "CUDA"):
+        torch.library.impl(f"metafast::{estimator.name}", key, lib=_library)(evaluate)
     torch.library.register_fake(f"metafast::{estimator.name}", lib=_library)(fake)
 
 
@@ -201,7 +212,7 @@ def call(estimator: Estimator, arguments: tuple[Any, ...]) -> Any:
         Those of its binding, in its order, without ``out``.
     """
     named = estimator.named(arguments)
-    check(estimator, named)
+    check(estimator, named, on_cuda=True)
     dtype = named["rewards"].dtype
     prepared = {name: _prepared(name, value, named["rewards"]) for name, value in named.items()}
     if estimator.constant:
@@ -227,7 +238,9 @@ def _prepared(name: str, value: Any, rewards: Tensor) -> Any:
         return value.long()
     dtype = torch.float32 if rewards.dtype in HALF_PRECISION else rewards.dtype
     if name in _arrays.COEFFICIENTS:
-        return value.to(dtype) if isinstance(value, Tensor) else rewards.new_full((), float(value), dtype=dtype)
+        if isinstance(value, Tensor):
+            return value.to(rewards.device, dtype)
+        return rewards.new_full((), float(value), dtype=dtype)
     return value.to(dtype)
 
 
@@ -235,14 +248,19 @@ def _require_what_only_memory_tells(prepared: dict[str, Any]) -> None:
     rewards, truncated, lengths = prepared["rewards"], prepared.get("truncated"), prepared.get("lengths")
     bootstrapped = "values" in prepared and prepared.get("next_values", rewards).ndim != rewards.ndim
     if bootstrapped and truncated is not None and "final_values" not in prepared:
-        _require_final_values(truncated & ~prepared["terminated"], prepared.get("mask"), prepared["time_axis"])
+        require_final_values(truncated & ~prepared["terminated"], prepared.get("mask"), prepared["time_axis"])
     if lengths is not None:
-        steps = rewards.shape[0]
-        message = f"lengths must be 0 or more each and sum to {steps}, the number of rewards"
-        _require((lengths >= 0).all() & (lengths.sum() == steps), message)
+        require_lengths(lengths, rewards.shape[0])
 
 
-def _require_final_values(truncated: Tensor, mask: Tensor | None, time_axis: int) -> None:
+def require_lengths(lengths: Tensor, steps: int) -> None:
+    """Raise a ValueError unless the lengths of segments make up so many steps."""
+    message = f"lengths must be 0 or more each and sum to {steps}, the number of rewards"
+    _require((lengths >= 0).all() & (lengths.sum() == steps), message)
+
+
+def require_final_values(truncated: Tensor, mask: Tensor | None, time_axis: int) -> None:
+    """Raise a ValueError where a truncated step that did not terminate is followed by another."""
     taken = torch.ones_like(truncated) if mask is None else mask
     # The bootstrap is the successor of the last step, which under a mask is the last whose mask is 1.
     followed = taken.flip(time_axis).cumsum(time_axis).flip(time_axis) > taken.long()
@@ -254,7 +272,7 @@ def _require_final_values(truncated: Tensor, mask: Tensor | None, time_axis: int
 
 
 def _require(condition: Tensor, message: str) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _device.is_capturing():
         torch._assert_async(condition, message)
         return
     while torch._C._functorch.is_functorch_wrapped_tensor(condition):

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +29,14 @@ class Counters:
 
 
 def save(
-    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: np.ndarray, traces: Tensor,
+    directory: _run.RunDirectory, learner: Learner, env: AnyVectorEnv, observations: Any, traces: Tensor,
     replay: Replay, normalizer: ReturnNormalizer | None, episodes: _run.EpisodeReturns, counters: Counters,
 ) -> None:  # fmt: skip
     """Write a checkpoint from which `restore` continues exactly."""
     arrays = {
-        "observations": observations,
+        "observations": torch.as_tensor(observations).cpu().numpy(),
         "traces": traces.cpu().numpy(),
-        "running_returns": episodes.running,
+        "running_returns": torch.as_tensor(episodes.running).cpu().numpy(),
         "latest_returns": np.array(episodes.latest, dtype=np.float64),
         **{f"learner.{name}": array for name, array in learner.get_state().items()},
         **{f"replay.{name}": array for name, array in replay.get_state().items()},

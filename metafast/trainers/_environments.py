@@ -23,9 +23,15 @@ AnyVectorEnv = VectorEnv
 
 
 def make(
-    env_id: str, num_envs: int, backend: str, *, num_threads: int | None = None, split: breast_cancer.Split = "train"
+    env_id: str,
+    num_envs: int,
+    backend: str,
+    *,
+    num_threads: int | None = None,
+    split: breast_cancer.Split = "train",
+    device: str | None = None,
 ) -> AnyVectorEnv:
-    """Make `num_envs` copies of an environment; `split` is for labelled data.
+    """Make `num_envs` copies of an environment; `split` is for labelled data; `device` a CUDA device to live on.
 
     `env_id` is an id, or where a user's environment is: "file.py:Name" or "package.module:Name", the name of a class
     that `compile_env` decorates.
@@ -36,7 +42,8 @@ def make(
     users = _find_users(env_id) if backend == "native" and ":" in env_id else None
     try:
         if backend == "native":
-            options: dict[str, Any] = {"num_threads": num_threads, "autoreset_mode": "same_step"}
+            options: dict[str, Any] = {"autoreset_mode": "same_step"}
+            options |= {"num_threads": num_threads} if device is None else {"device": device, "copy": False}
             env = users.make_vec(num_envs, **options) if users else metafast.envs.make_vec(env_id, num_envs, **options)
         else:
             env = gymnasium.make_vec(
@@ -45,8 +52,12 @@ def make(
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             )
-    except (gymnasium.error.Error, ValueError) as error:
+    except (gymnasium.error.Error, ValueError, TypeError, ImportError) as error:
+        if device is None and isinstance(error, TypeError | ImportError):
+            raise
         hint = "; --backend gymnasium makes gymnasium's own environments" if backend == "native" else ""
+        if device is not None:
+            hint = "; --engine torch steps environments on the CPU"
         raise UsageError(f"no {backend} environment {env_id!r}: {error}{hint}") from error
     if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
         raise UsageError(f"{env_id} observes {env.single_observation_space}; the trainer's networks need a Box")

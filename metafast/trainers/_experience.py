@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import metafast
+from metafast.data import breast_cancer
 from metafast.envs import NativeVectorEnv, Rollout
 from metafast.nn import ActorCritic
 from metafast.trainers import UsageError, _distributed, _environments
@@ -22,7 +23,7 @@ class Actor(Protocol):
     policy: ActorCritic
     generator: torch.Generator
     device: torch.device
-    hidden: np.ndarray | None
+    hidden: Any
     starts: Tensor | None
 
 
@@ -33,7 +34,7 @@ class Player:
     policy: ActorCritic
     generator: torch.Generator
     device: torch.device
-    hidden: np.ndarray | None = None
+    hidden: Any = None
     starts: Tensor | None = None
 
 
@@ -45,8 +46,18 @@ class Options(Protocol):
 
     engine: Engine
     algorithm: Any
+    backend: Any
+    env_id: str
+    device: str
     epochs: int
     minibatches: int
+
+
+def environment_device(config: Options) -> str | None:
+    """The CUDA device that the environments are to live on, or None: where the whole loop can run on it."""
+    on_device = config.device.partition(":")[0] == "cuda"
+    native = config.backend == "native" and config.env_id != breast_cancer.ENV_ID and config.engine != "torch"
+    return config.device if on_device and native and not _lacking(config) else None
 
 
 def choose_engine(config: Options, env: AnyVectorEnv, actor: Actor) -> tuple[str, str]:
@@ -58,23 +69,34 @@ def choose_engine(config: Options, env: AnyVectorEnv, actor: Actor) -> tuple[str
         raise UsageError(f"the native engine cannot be used: {reason}")
     if config.engine == "torch" or reason:
         return "torch", reason
-    return "native", "rollouts and updates run in kernels"
+    if isinstance(env, NativeVectorEnv):
+        return "native", "rollouts and updates run in kernels"
+    return "native", f"environments, rollouts and updates run on {config.device}"
 
 
-def _missing(config: Options, env: AnyVectorEnv, actor: Actor) -> str:
-    """What the native engine lacks, or nothing."""
+def _lacking(config: Options) -> str:
+    """What the native engine lacks of what is asked for, or nothing."""
     if config.algorithm not in NATIVE_ALGORITHMS:
         return f"{config.algorithm} has no native update"
     if config.algorithm != "ppo" and (config.epochs > 1 or config.minibatches > 1):
         return f"the native update of {config.algorithm} takes a rollout once and whole"
-    if not isinstance(env, NativeVectorEnv):
-        return "the environment is not native"
-    if actor.device.type != "cpu":
-        return f"the network is on {actor.device}"
     if _distributed.world_size() > 1:
         return "gradients are averaged over several processes"
+    return ""
+
+
+def _missing(config: Options, env: AnyVectorEnv, actor: Actor) -> str:
+    """What the native engine lacks, or nothing."""
+    if lacking := _lacking(config):
+        return lacking
+    on_cpu = isinstance(env, NativeVectorEnv)
+    if not on_cpu and environment_device(config) is None:
+        return "the environment is not native"
+    if on_cpu and actor.device.type != "cpu":
+        return f"the network is on {actor.device}, the environments are on the CPU"
     try:
-        actor.policy.native()
+        if on_cpu:
+            actor.policy.native()
     except TypeError as error:
         return str(error)
     return ""
@@ -86,19 +108,25 @@ def collect(
 ) -> Rollout:  # fmt: skip
     """Act for `num_steps`, or until every environment has ended an episode, whose steps `Rollout.mask` then marks.
 
-    The tensors of the rollout are on the CPU; its last row of observations is what to act on next.
+    The tensors of the rollout are on the CPU, or where the environments are; `to_act_on` says what to go on from.
     """
     act = _collect_natively if engine == "native" else _collect_in_torch
     parts = [act(env, actor, observations, num_steps, greedy)]
     if not whole_episodes:
         return parts[0]
     while not bool(torch.stack([part.ended.any(0) for part in parts]).any(0).all()):
-        parts.append(act(env, actor, parts[-1].observations[-1].numpy(), num_steps, greedy))
+        parts.append(act(env, actor, to_act_on(parts[-1]), num_steps, greedy))
     rollout = _joined(parts)
     # Exactly one episode of each environment; taking the first to end instead would prefer short ones.
     ended = rollout.ended.int()
     rollout.mask = ended.cumsum(0) - ended == 0
     return rollout
+
+
+def to_act_on(rollout: Rollout) -> Any:
+    """What was observed last: an array, or on a CUDA device a tensor."""
+    last = rollout.observations[-1]
+    return last.numpy() if last.device.type == "cpu" else last
 
 
 def _joined(parts: list[Rollout]) -> Rollout:
@@ -111,12 +139,15 @@ def _joined(parts: list[Rollout]) -> Rollout:
     return joined
 
 
-def _collect_natively(env: AnyVectorEnv, actor: Actor, _: np.ndarray, num_steps: int, greedy: bool) -> Rollout:
-    assert isinstance(env, NativeVectorEnv)
-    rollout = metafast.envs.rollout(
-        env, actor.policy, num_steps, hidden=actor.hidden, generator=actor.generator, deterministic=greedy
-    ).torch()
-    actor.hidden = None if rollout.hidden is None else rollout.hidden.numpy()
+def _collect_natively(env: Any, actor: Actor, _: np.ndarray, num_steps: int, greedy: bool) -> Rollout:
+    hidden: Any = actor.hidden
+    if not isinstance(env, NativeVectorEnv) and isinstance(hidden, np.ndarray):
+        hidden = torch.from_numpy(hidden).to(actor.device)  # a checkpoint's
+    rollout: Rollout = metafast.envs.rollout(
+        env, actor.policy, num_steps, hidden=hidden, generator=actor.generator, deterministic=greedy
+    )
+    actor.hidden = rollout.hidden
+    rollout = rollout.torch()
     actor.starts = rollout.ended[-1]
     return rollout
 
@@ -184,5 +215,5 @@ def play(env: AnyVectorEnv, actor: Actor, seed: int, *, engine: str = "torch", g
     observations, _ = env.reset(seed=seed)
     rollout = collect(env, player, observations, 100, whole_episodes=True, engine=engine, greedy=greedy)
     assert rollout.mask is not None
-    returns: np.ndarray = (rollout.rewards.double() * rollout.mask).sum(0).numpy()
+    returns: np.ndarray = (rollout.rewards.double() * rollout.mask).sum(0).cpu().numpy()
     return returns

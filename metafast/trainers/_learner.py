@@ -1,5 +1,7 @@
 """A network with what trains it: its parameters as one vector, Adam, and a generator; saved and restored exactly."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -72,7 +74,7 @@ class Learner(ModuleLearner):
 
     def forget(self) -> None:
         """Every environment begins a new episode."""
-        self.hidden: np.ndarray | None = None
+        self.hidden: Any = None
         self.starts: Tensor | None = None
 
     def native_optimizer(self, optimizer: str = "adam") -> Adam:
@@ -88,9 +90,9 @@ class Learner(ModuleLearner):
         state = super().get_state()
         state |= {f"buffer.{name}": buffer.cpu().numpy() for name, buffer in self.policy.named_buffers()}
         if self.hidden is not None:
-            state["hidden"] = self.hidden
+            state["hidden"] = torch.as_tensor(self.hidden).cpu().numpy()
         if self.starts is not None:
-            state["starts"] = self.starts.numpy()
+            state["starts"] = self.starts.cpu().numpy()
         return state
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:

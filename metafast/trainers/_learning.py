@@ -10,6 +10,8 @@ from torch import Tensor
 
 import metafast
 from metafast.envs import Rollout
+from metafast.nn import _objectives as objectives
+from metafast.nn._objectives import Samples, Terms
 from metafast.trainers._learner import Learner
 from metafast.trainers._options import Config
 from metafast.trainers._replay import Replay
@@ -155,37 +157,18 @@ def compute_loss(config: Config, learner: Learner, batch: Batch) -> tuple[Tensor
     if batch.hidden is None:
         outputs, values = learner.policy(batch.observations)
     else:
-        assert batch.mask is not None
         outputs, values, _ = learner.policy(batch.observations, batch.hidden, batch.starts)
-        columns = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        chosen = {
-            name: columns[name][batch.mask] for name in ("actions", "log_probs", "values", "advantages", "returns")
-        }
-        outputs, values, batch = outputs[batch.mask], values[batch.mask], dataclasses.replace(batch, **chosen)
-    log_probs = learner.distribution.log_prob(outputs, batch.actions)
-    parts = {}
-    if config.algorithm == "ppo":
-        # Schulman et al. 2017, eq. 7.
-        log_ratios = log_probs - batch.log_probs
-        ratios = log_ratios.exp()
-        clipped = ratios.clamp(1 - config.clip, 1 + config.clip)
-        surrogate = torch.minimum(ratios * batch.advantages, clipped * batch.advantages)
-        parts["approx_kl"] = (ratios - 1 - log_ratios).mean()
-    else:
-        # Williams 1992: the gradient of log pi(a|s) (R - b); advantages are constants here.
-        surrogate = log_probs * batch.advantages
-    loss = parts["policy_loss"] = -surrogate.mean() / batch.units
-    if config.algorithm != "reinforce":
-        errors = (values - batch.returns).square()
-        if config.algorithm == "ppo" and config.value_clip is not None:
-            near = batch.values + (values - batch.values).clamp(-config.value_clip, config.value_clip)
-            errors = torch.maximum(errors, (near - batch.returns).square())
-        parts["value_loss"] = errors.mean()
-        loss = loss + config.value_coef * parts["value_loss"]
-    if config.entropy_coef:
-        parts["entropy"] = learner.distribution.entropy(outputs).mean()
-        loss = loss - config.entropy_coef * parts["entropy"]
-    return loss, parts
+    columns = "actions", "log_probs", "values", "advantages", "returns", "mask"
+    terms = Terms(
+        "clipped" if config.algorithm == "ppo" else "log_prob",
+        clip=config.clip,
+        value_clip=config.value_clip,
+        value_coef=None if config.algorithm == "reinforce" else config.value_coef,
+        entropy_coef=config.entropy_coef or None,
+        units=batch.units,
+    )
+    samples = Samples(**{name: getattr(batch, name) for name in columns})
+    return objectives.compute_loss(learner.distribution, outputs, values, samples, terms)
 
 
 def _cut(config: Config, learner: Learner, rollout: Rollout, rewards: Tensor, replay: Replay) -> Iterator[list[Batch]]:

@@ -40,7 +40,8 @@ class Config:
     gru_size: int = 0
     """Width of a GRU behind the default preset's trunk, which lets the policy remember; 0 for none."""
     engine: Engine = "auto"
-    """What runs the policy and its update: kernels, or torch; auto takes the kernels where they can and says so."""
+    """What runs the policy and its update: kernels (on a CUDA device graphs), or torch; auto takes the former where
+    they can and says so."""
     num_envs: int = 32
     """Environments stepped together, on each process."""
     num_steps: int = 32
@@ -100,7 +101,7 @@ class Config:
     threads: int = 1
     """CPU threads for kernels and torch; networks this small are fastest on one. Torch's last bits depend on it."""
     device: str = "cpu"
-    """Torch device of the network."""
+    """Torch device of the network; on a CUDA device metafast's own environments live too, but for the torch engine."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the network's numbers."""
     run_dir: str | None = None

@@ -78,6 +78,8 @@ def train(
         raise UsageError("a population cannot be resumed; resume one of its members")
     if _distributed.world_size() > 1:
         raise UsageError("a population is trained by one process")
+    if config.threads > 1 and config.device.partition(":")[0] == "cuda":
+        raise UsageError("threads must be 1 for a population on a CUDA device, where one graph is recorded at a time")
     directory = _run.RunDirectory.create(config.run_dir, f"{name}-population", 0)
     made = members(config, configure, directory.path)
     # The members are what runs side by side; within one, everything is small.

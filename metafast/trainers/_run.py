@@ -19,10 +19,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import safetensors.torch
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 import metafast
@@ -236,12 +237,14 @@ class EpisodeReturns:
     """Sums each environment's rewards into episode returns, and keeps the latest `window` of them."""
 
     def __init__(self, num_envs: int, window: int) -> None:
-        self.running = np.zeros(num_envs)
+        self.running: Any = np.zeros(num_envs)
         self.latest: deque[float] = deque(maxlen=window)
         self.episodes = 0
 
-    def add(self, rewards: np.ndarray, ended: np.ndarray) -> None:
-        """Take in a rollout's `rewards` and `ended`, both [T, N]."""
+    def add(self, rewards: Any, ended: Any) -> None:
+        """Take in a rollout's `rewards` and `ended`, both [T, N], arrays or tensors."""
+        if isinstance(rewards, Tensor):
+            return self._add_tensors(rewards, ended)
         sums = rewards.cumsum(0, dtype=np.float64)
         start = -self.running
         for step, env in np.argwhere(ended):
@@ -249,6 +252,20 @@ class EpisodeReturns:
             start[env] = sums[step, env]
             self.episodes += 1
         self.running = sums[-1] - start
+
+    def _add_tensors(self, rewards: Tensor, ended: Tensor) -> None:
+        # Where the tensors are, because of a million episodes the latest are all that is read back.
+        sums = rewards.double().cumsum(0)
+        steps = torch.arange(len(ended), device=ended.device)[:, None]
+        last = torch.where(ended, steps, -1).cummax(0).values
+        begun = torch.cat([torch.full_like(last[:1], -1), last[:-1]])
+        running = torch.as_tensor(self.running, device=ended.device)
+        starts = torch.where(begun < 0, -running, sums.gather(0, begun.clamp(min=0)))
+        finished = ended.flatten().nonzero()[:, 0]
+        latest = finished[-(self.latest.maxlen or 0) :]
+        self.latest.extend((sums - starts).flatten()[latest].tolist())
+        self.episodes += len(finished)
+        self.running = sums[-1] - torch.where(last[-1] < 0, -running, sums.gather(0, last[-1:].clamp(min=0))[0])
 
     @property
     def mean(self) -> float:

@@ -8,6 +8,7 @@ _traces.py).
 """
 
 import dataclasses
+import math
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ from metafast.trainers import (
     _traces,
 )
 from metafast.trainers._environments import AnyVectorEnv
-from metafast.trainers._experience import choose_engine, collect, play
+from metafast.trainers._experience import choose_engine, collect, environment_device, play, to_act_on
 from metafast.trainers._learner import Learner, find_device
 from metafast.trainers._learning import update_in_torch, update_natively
 from metafast.trainers._options import FIXED, NAME, Config, configure, load_config, parse
@@ -49,6 +50,13 @@ _INITIALISING = threading.Lock()
 def run_name(config: Config) -> str:
     """What a run's directory is called, before the seed."""
     return f"{Path(config.env_id).name.replace(':', '-')}-{config.algorithm}"
+
+
+def make_env(config: Config, num_envs: int) -> AnyVectorEnv:
+    """Make environments on the CPU, or on the device of the network where the whole loop runs there."""
+    return _environments.make(
+        config.env_id, num_envs, config.backend, num_threads=config.threads, device=environment_device(config)
+    )
 
 
 def make_learner(config: Config, env: AnyVectorEnv, seed: int) -> Learner:
@@ -75,7 +83,7 @@ def is_solved(
     assert config.target_return is not None
     if not mean_return >= config.target_return or counters.iteration < counters.next_evaluation:
         return False
-    env = _environments.make(config.env_id, config.evaluation_episodes, config.backend, num_threads=config.threads)
+    env = make_env(config, config.evaluation_episodes)
     episode_seed = _run.derive_seeds(seed, counters.iteration)[0]
     counters.evaluation_return = float(play(env, learner, episode_seed, engine=engine).mean())
     counters.next_evaluation = counters.iteration + 4
@@ -104,7 +112,8 @@ def train_one(config: Config, shown: bool = True, interruption: _run.Interruptio
             "normalize_observations and normalize_rewards are for one process: each has its own statistics"
         )
     env_seed, policy_seed, evaluation_seed = _run.derive_seeds(config.seed, rank)
-    env = _environments.make(config.env_id, config.num_envs, config.backend, num_threads=config.threads)
+    find_device(config.device)
+    env = make_env(config, config.num_envs)
     learner = make_learner(config, env, policy_seed)
     episodes = _run.EpisodeReturns(config.num_envs, window=100)
     traces = torch.zeros(config.num_envs if config.algorithm == "td-lambda" else 0, learner.parameters.numel())
@@ -149,10 +158,10 @@ def train_one(config: Config, shown: bool = True, interruption: _run.Interruptio
                     observations, _ = env.reset()
                     learner.forget()
                 rollout = collect(env, learner, observations, config.num_steps, whole_episodes, engine=engine)
-                observations = rollout.observations[-1].numpy()
+                observations = to_act_on(rollout)
                 scaled = rollout.rewards * config.reward_scale
                 if normalizer is not None:
-                    scaled = torch.from_numpy(normalizer(scaled.numpy(), rollout.ended.numpy()))
+                    scaled = normalizer(scaled, rollout.ended)
                 if engine == "native":
                     losses = update_natively(config, learner, rollout, scaled, learning_rate)
                 else:
@@ -161,12 +170,14 @@ def train_one(config: Config, shown: bool = True, interruption: _run.Interruptio
                     learner.policy.update_statistics(rollout.observations[:-1])
                 if config.replay:
                     replay.add(rollout)
-                rewards, ended = rollout.rewards.numpy(), rollout.ended.numpy()
+                rewards, ended = rollout.rewards, rollout.ended
                 if rollout.mask is not None:
-                    rewards, ended = rewards * rollout.mask.numpy(), ended & rollout.mask.numpy()
+                    rewards, ended = rewards * rollout.mask, ended & rollout.mask
+                if environment_device(config) is None:
+                    rewards, ended = rewards.numpy(), ended.numpy()
             episodes.add(rewards, ended)
             counters.iteration += 1
-            counters.env_steps += _distributed.total(rewards.size)
+            counters.env_steps += _distributed.total(math.prod(rewards.shape))
             counters.seconds = earlier_seconds + time.perf_counter() - started
             if episodes.latest:
                 counters.curve.append({"env_steps": counters.env_steps, "mean_return": episodes.mean})

@@ -223,6 +223,15 @@ inline void __syncthreads() { cuda_on_host::wait(cuda_on_host::block.barrier, cu
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   cuda_on_host::wait(cuda_on_host::warp().barrier, __builtin_popcount(mask));
 }
+inline int __syncthreads_or(int predicate) {
+  static int any;
+  __syncthreads();
+  any = 0;
+  __syncthreads();
+  if (predicate) any = 1;
+  __syncthreads();
+  return any;
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}

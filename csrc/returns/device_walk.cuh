@@ -1,0 +1,337 @@
+// Where a thread of a CUDA kernel stands in the arrays of a problem, and the steps that it holds in registers.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <utility>
+
+#include "returns/device_problem.hpp"
+#include "returns/formula.hpp"
+
+namespace metafast::returns {
+namespace {
+
+// The arithmetic of one element; as Pack<T, 1> of the CPU.
+template <class T>
+struct Scalar {
+  static constexpr int kWidth = 1;
+  using Element = T;
+  using Real = T;
+  using Mask = bool;
+
+  METAFAST_FORMULA T fill(T value) { return value; }
+  METAFAST_FORMULA float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+  METAFAST_FORMULA double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+  METAFAST_FORMULA float exponential(float x) { return expf(x); }
+  METAFAST_FORMULA double exponential(double x) { return exp(x); }
+  METAFAST_FORMULA T smallest() { return sizeof(T) == 4 ? T(1.401298464324817e-45) : T(4.9406564584124654e-324); }
+};
+
+// Two maps joined. Where the product of the decays is too small for a number, the smallest number stands for it: they
+// are still joined, so that NaN and infinity are seen at any distance, as they are where steps are taken one by one.
+template <class P, class Real>
+METAFAST_FORMULA Affine<Real> join(const Affine<Real>& step, const Affine<Real>& next) {
+  Affine<Real> joined = compose<P>(step, next);
+  if (joined.decay == Real(0) && step.decay != Real(0) && next.decay != Real(0)) joined.decay = P::smallest();
+  return joined;
+}
+
+// Storage of half precision, of the one kind or the other: `bfloat`. One kernel serves both.
+struct HalfPrecision {
+  std::uint16_t bits;
+};
+
+METAFAST_FORMULA float widened(float value, bool) { return value; }
+METAFAST_FORMULA double widened(double value, bool) { return value; }
+METAFAST_FORMULA float widened(HalfPrecision value, bool bfloat) {
+  if (bfloat) {
+    __nv_bfloat16 same;
+    std::memcpy(&same, &value, sizeof(value));
+    return __bfloat162float(same);
+  }
+  __half same;
+  std::memcpy(&same, &value, sizeof(value));
+  return __half2float(same);
+}
+METAFAST_FORMULA void narrow(float value, float& to, bool) { to = value; }
+METAFAST_FORMULA void narrow(double value, double& to, bool) { to = value; }
+METAFAST_FORMULA void narrow(float value, HalfPrecision& to, bool bfloat) {
+  const __nv_bfloat16 one = __float2bfloat16(value);
+  const __half other = __float2half(value);
+  bfloat ? std::memcpy(&to, &one, sizeof(to)) : std::memcpy(&to, &other, sizeof(to));
+}
+
+// Elements that are moved at once, 16 bytes at most.
+template <class Storage, int count>
+struct alignas(sizeof(Storage) * count) Vector {
+  Storage elements[count];
+};
+
+// What a thread holds: a few steps of one column, or of several that lie side by side; as many as there are registers
+// for, so that there is much to load at once.
+//   kWide   vectors of columns: every array has neighbouring columns side by side, aligned
+//   else    single columns, of any strides; where time is what is contiguous, their steps are moved as vectors
+template <class StorageType, bool kWideColumns, int kNumSteps>
+struct Shape {
+  using Storage = StorageType;
+  static constexpr bool kWide = kWideColumns;
+  static constexpr int kPart = sizeof(Storage) == 8 ? 2 : 4;  // elements of a vector
+  static constexpr int kColumns = kWide ? kPart : 1;
+  static constexpr int kSteps = kNumSteps;
+  static constexpr int kElements = kSteps * kColumns;
+};
+
+template <class Formula, class Real, class Storage, bool kWide>
+struct ShapeOf {
+  using Step = decltype(Formula::template step<Scalar<Real>>(std::declval<const int&>(), 0, Real{}));
+  static constexpr int kSteps = kWide ? (sizeof(Step) > 16 ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
+  using type = Shape<Storage, kWide, kSteps>;
+};
+
+// The column, or the first of the columns, of a thread.
+struct Columns {
+  std::int64_t outer, inner;
+};
+
+template <class Real, class Shape>
+class DeviceWalk {
+ public:
+  using Storage = typename Shape::Storage;
+  using Element = Real;
+
+  const DeviceProblem<Real>& problem;
+  const SequenceExtents& extents;
+  const bool bootstrapped;
+
+  __host__ __device__ __forceinline__ DeviceWalk(const DeviceProblem<Real>& problem, Columns columns)
+      : problem(problem), extents(problem.extents), bootstrapped(problem.bootstrapped), columns_(columns) {}
+
+  // For the Formula's initial values.
+  __host__ __device__ __forceinline__ bool has(Input which) const { return problem.inputs[which].data != nullptr; }
+  __host__ __device__ __forceinline__ Real read(Input which, std::int64_t outer, std::int64_t time,
+                                                std::int64_t column) const {
+    return at(problem.inputs[which], Columns{outer, column}, time);
+  }
+
+  // Moves to the steps from `time` on, of which `count` belong to the problem, and loads what the Formula reads there.
+  // `vectors`: 1 or -1 where time is contiguous, forwards or backwards; else 0.
+  template <class Formula>
+  __host__ __device__ __forceinline__ void load(std::int64_t time, int count, int vectors) {
+    time_ = time;
+    count_ = count;
+    vectors_ = vectors;
+    load_inputs(typename Formula::Inputs{});
+    load_flags(kTerminated);
+    load_flags(kTruncated);
+    if constexpr (Formula::kMasked) load_flags(kMask);
+  }
+
+  template <class P>
+  __host__ __device__ __forceinline__ Real input(Input which, std::int64_t index) const {
+    return inputs_[which][index];
+  }
+  template <class P>
+  __host__ __device__ __forceinline__ bool flag(Flag which, std::int64_t index) const {
+    return (flags_[which][index / 4] >> (index % 4 * 8) & 255u) != 0;
+  }
+  template <class P>
+  __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t index) const {
+    if (problem.factors[which].data == nullptr) return problem.numbers[which];
+    return lazily(problem.factors[which], index);
+  }
+  // Truncation is rare, so that hardly any of final_values is read.
+  template <class P>
+  __host__ __device__ __forceinline__ Real successor(std::int64_t index, Real next_value) const {
+    if (problem.inputs[kFinalValues].data == nullptr || !flag<P>(kTruncated, index)) return next_value;
+    return lazily(problem.inputs[kFinalValues], index);
+  }
+  template <class P>
+  __host__ __device__ __forceinline__ static Real exponential(Real x) {
+    return P::exponential(x);
+  }
+  template <class P, bool>
+  __host__ __device__ __forceinline__ void write(int result, std::int64_t index, Real value) const {
+    results_[result][index] = value;
+  }
+
+  // Writes the results of all steps to memory.
+  template <class Formula>
+  __host__ __device__ __forceinline__ void store() const {
+#pragma unroll
+    for (int result = 0; result < Formula::kResults; ++result) store(problem.results[result], results_[result]);
+  }
+
+  // What lies behind the thread's steps, at index v for its v-th column: for Formula::companion.
+  struct Behind {
+    const DeviceWalk& walk;
+
+    template <class P>
+    __host__ __device__ __forceinline__ Real input(Input which, std::int64_t column) const {
+      const DeviceArray& array = walk.problem.inputs[which];
+      const std::int64_t first = offset(array, walk.columns_, walk.time_ + Shape::kSteps);
+      return widened(static_cast<const Storage*>(array.data)[first + column], walk.problem.bfloat);
+    }
+    template <class P>
+    __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t column) const {
+      if (walk.problem.factors[which].data == nullptr) return walk.problem.numbers[which];
+      return walk.at(walk.problem.factors[which], walk.column(column), walk.time_ + Shape::kSteps);
+    }
+    template <class P>
+    __host__ __device__ __forceinline__ static Real exponential(Real x) {
+      return P::exponential(x);
+    }
+  };
+
+  __host__ __device__ __forceinline__ Columns column(std::int64_t index) const {
+    return {columns_.outer, columns_.inner + index};
+  }
+
+ private:
+  static constexpr int kWords = (Shape::kElements + 3) / 4;
+
+  __host__ __device__ __forceinline__ static std::int64_t offset(const DeviceArray& array, Columns columns,
+                                                                 std::int64_t time) {
+    return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
+  }
+  __host__ __device__ __forceinline__ Real at(const DeviceArray& array, Columns columns, std::int64_t time) const {
+    return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
+  }
+  // Elements that are looked at only now and then. Where they lie is found out there and then: the compiler would
+  // rather do it for all of them beforehand, and keep the addresses in registers.
+  __host__ __device__ __forceinline__ Real lazily(const DeviceArray& array, std::int64_t index) const {
+    const auto step = static_cast<int>(index / Shape::kColumns);
+    if (step >= count_) return Real(0);
+    Columns columns = column(index % Shape::kColumns);
+    std::int64_t time = time_ + step;
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+l"(columns.outer), "+l"(columns.inner), "+l"(time));
+#endif
+    return at(array, columns, time);
+  }
+
+  template <Input... which>
+  __host__ __device__ __forceinline__ void load_inputs(InputList<which...>) {
+    (load_input(which), ...);
+  }
+  __host__ __device__ __forceinline__ void load_input(Input which) {
+    const DeviceArray& array = problem.inputs[which];
+    if (array.data == nullptr || which == kFinalValues || (which == kNextValues && problem.bootstrapped)) return;
+    const auto* from = static_cast<const Storage*>(array.data) + offset(array, columns_, time_);
+    constexpr int kPart = Shape::kPart;
+    Real(&into)[Shape::kElements] = inputs_[which];
+    if constexpr (Shape::kWide) {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        Vector<Storage, kPart> part = {};
+        if (step < count_) part = *reinterpret_cast<const Vector<Storage, kPart>*>(from);
+        from += array.time_stride;
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) into[step * kPart + i] = widened(part.elements[i], problem.bfloat);
+      }
+    } else if (vectors_ != 0 && count_ == Shape::kSteps) {
+      if (vectors_ < 0) from -= Shape::kSteps - 1;
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; step += kPart) {
+        const auto part = *reinterpret_cast<const Vector<Storage, kPart>*>(from + step);
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) into[step + i] = widened(part.elements[i], problem.bfloat);
+      }
+      if (vectors_ < 0) reverse(into);
+    } else {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        into[step] = step < count_ ? widened(*from, problem.bfloat) : Real(0);
+        from += array.time_stride;
+      }
+    }
+  }
+  __host__ __device__ __forceinline__ static void reverse(Real (&elements)[Shape::kElements]) {
+#pragma unroll
+    for (int i = 0; i < Shape::kElements / 2; ++i) {
+      const Real other = elements[Shape::kElements - 1 - i];
+      elements[Shape::kElements - 1 - i] = elements[i];
+      elements[i] = other;
+    }
+  }
+
+  __host__ __device__ __forceinline__ void load_flags(Flag which) {
+    std::uint32_t(&words)[kWords] = flags_[which];
+#pragma unroll
+    for (int word = 0; word < kWords; ++word) words[word] = 0;
+    const DeviceArray& array = problem.flags[which];
+    if (array.data == nullptr) return;
+    const auto* from = static_cast<const std::uint8_t*>(array.data) + offset(array, columns_, time_);
+    if constexpr (Shape::kWide) {
+      constexpr int kPart = Shape::kPart;
+      using Word = typename UnsignedOf<kPart>::type;
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        Word word = 0;
+        if (step < count_) word = *reinterpret_cast<const Word*>(from);
+        from += array.time_stride;
+        words[step * kPart / 4] |= static_cast<std::uint32_t>(word) << (step * kPart % 4 * 8);
+      }
+    } else if (vectors_ > 0 && count_ == Shape::kSteps) {
+#pragma unroll
+      for (int word = 0; word < kWords; ++word) words[word] = reinterpret_cast<const std::uint32_t*>(from)[word];
+    } else {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        if (step < count_) words[step / 4] |= static_cast<std::uint32_t>(*from) << (step % 4 * 8);
+        from += array.time_stride;
+      }
+    }
+  }
+
+  template <int bytes, class Unused = void>
+  struct UnsignedOf {
+    using type = std::uint32_t;
+  };
+  template <class Unused>
+  struct UnsignedOf<2, Unused> {
+    using type = std::uint16_t;
+  };
+
+  __host__ __device__ __forceinline__ void store(const DeviceArray& array, const Real (&values)[Shape::kElements]) const {
+    auto* to = static_cast<Storage*>(array.data) + offset(array, columns_, time_);
+    constexpr int kPart = Shape::kPart;
+    Vector<Storage, kPart> part;
+    if constexpr (Shape::kWide) {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) narrow(values[step * kPart + i], part.elements[i], problem.bfloat);
+        if (step < count_) *reinterpret_cast<Vector<Storage, kPart>*>(to) = part;
+        to += array.time_stride;
+      }
+    } else if (vectors_ != 0 && count_ == Shape::kSteps) {
+      if (vectors_ < 0) to -= Shape::kSteps - 1;
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; step += kPart) {
+#pragma unroll
+        for (int i = 0; i < kPart; ++i)
+          narrow(vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i], part.elements[i], problem.bfloat);
+        *reinterpret_cast<Vector<Storage, kPart>*>(to + step) = part;
+      }
+    } else {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        if (step < count_) narrow(values[step], *to, problem.bfloat);
+        to += array.time_stride;
+      }
+    }
+  }
+
+  const Columns columns_;
+  std::int64_t time_ = 0;
+  int count_ = 0, vectors_ = 0;
+  Real inputs_[kNumInputs][Shape::kElements];
+  std::uint32_t flags_[kNumFlags][kWords];
+  mutable Real results_[kMaxResults][Shape::kElements];
+};
+
+}  // namespace
+}  // namespace metafast::returns
