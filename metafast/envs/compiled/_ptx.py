@@ -6,6 +6,7 @@ What is no single instruction (``math.sin``, ``math.pow``) comes from libdevice,
 
 import functools
 import importlib.util
+import itertools
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numba.core.compiler_lock import global_compiler_lock
 
 __all__ = ["RAISED", "Ptx", "UnsupportedError", "compile_ptx", "exception_of", "optimised", "target_machine"]
 
@@ -69,8 +71,9 @@ class Ptx(NamedTuple):
 @functools.cache
 def target_machine() -> Any:
     """LLVM's for PTX."""
-    if not hasattr(llvm, "create_pass_builder"):
-        raise ImportError("environments of compile_env on a CUDA device need numba 0.61 or later: pip install -U numba")
+    # Since then LLVM's pointers have no types, which the expressions below rely on.
+    if llvm.llvm_version_info < (20,):
+        raise ImportError("environments of compile_env on a CUDA device need numba 0.62 or later: pip install -U numba")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     try:
@@ -79,6 +82,7 @@ def target_machine() -> Any:
         raise ImportError(f"this llvmlite was built without LLVM's backend for CUDA: {error}") from error
 
 
+@global_compiler_lock
 def compile_ptx(module: Any, name: str, kernels: Sequence[str]) -> Ptx:
     """Compile a module's kernels, the functions `name`_<kernel>.
 
@@ -127,7 +131,7 @@ def _keep(module: Any, roots: Sequence[str]) -> None:
 
 
 def _numbered_exceptions(text: str) -> tuple[str, list[bytes]]:
-    """Put the exceptions' numbers into the place of the first bytes of their descriptions, which kernels do not need."""
+    """Put the exceptions' numbers into the first bytes of their descriptions, which kernels do not need."""
     exceptions: list[bytes] = []
 
     def numbered(found: re.Match[str]) -> str:
@@ -147,6 +151,7 @@ def _on_device(text: str) -> str:
     text = _scratch_on_stack(text)
     # Counts of references to arrays that nothing has allocated.
     text = re.sub(r"(?m)^ +(?:tail )?call .*void @NRT_(?:inc|dec)ref\(ptr null\).*\n", "", text)
+    text = _integers_of_floats(text)
     text = re.sub(r"@numba_(gamma|ldexp)(f?)\(", lambda own: f"@{_OWN[own[1]]}{own[2]}(", text)
     for suffix, kind in (("", "f64"), ("f", "f32")):
         text = re.sub(rf"@({_EXACT}){suffix}\(", rf"@llvm.\1.{kind}(", text)
@@ -155,6 +160,38 @@ def _on_device(text: str) -> str:
     if remainders:
         text += "\ndeclare double @__nv_fmod(double, double)\ndeclare float @__nv_fmodf(float, float)\n"
     return _functions_of_libdevice(text)
+
+
+def _integers_of_floats(text: str) -> str:
+    """Floats beyond the integers become what the CPU makes of them: the least int64, of which the last bits are taken.
+
+    A GPU would give the nearest integer of the type instead.
+    """
+    pattern = r"^( +)(%\S+) = fpto(?:si|ui) (double|float) ([^,\s]+) to i(8|16|32|64)\b.*$"
+
+    numbers = itertools.count()
+
+    def as_on_cpu(found: re.Match[str]) -> str:
+        indent, name, kind, value, bits = found.groups()
+        if "fptoui" in found[0] and bits == "64":
+            return found[0]
+        size, inside, whole, wide = (f"%{part}.{next(numbers)}" for part in ("size", "inside", "whole", "wide"))
+        result = name if bits == "64" else wide
+        lines = [
+            f"{size} = call {kind} @llvm.fabs.{'f64' if kind == 'double' else 'f32'}({kind} {value})",
+            # 2^63, which LLVM writes as a double where it is a float, too.
+            f"{inside} = fcmp olt {kind} {size}, 0x43E0000000000000",
+            f"{whole} = fptosi {kind} {value} to i64",
+            f"{result} = select i1 {inside}, i64 {whole}, i64 -9223372036854775808",
+        ]
+        if bits != "64":
+            lines.append(f"{name} = trunc i64 {wide} to i{bits}")
+        return "\n".join(indent + line for line in lines)
+
+    text, found = re.subn(pattern, as_on_cpu, text, flags=re.MULTILINE)
+    if found:
+        text += "\ndeclare double @llvm.fabs.f64(double)\ndeclare float @llvm.fabs.f32(float)\n"
+    return text
 
 
 def _remainder(found: re.Match[str]) -> str:

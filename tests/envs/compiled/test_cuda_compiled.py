@@ -6,7 +6,7 @@ from envs.compiled import ptx_on_host, worlds
 from envs.compiled.worlds import WORLDS, random_actions
 from gymnasium.spaces import Box, Discrete
 
-from metafast.envs import compile_env
+from metafast.envs import compile_env, make_vec
 from metafast.envs.compiled import _device as compiled_device
 from metafast.envs.compiled import _ptx
 
@@ -272,3 +272,70 @@ def test_pickled_and_made_by_name(make):
 def test_debug_mode_is_the_cpus():
     with pytest.raises(ValueError, match="device must be None with debug=True"):
         worlds.Maze.make_vec(2, debug=True, device="cuda")
+
+
+@compile_env(
+    observation_space=Box(-np.inf, np.inf, (4,), np.float64),
+    action_space=Box(-np.inf, np.inf, (4,), np.float64),
+    state={"a": np.uint8, "b": np.int16, "c": (np.uint32, 1), "d": np.int64},
+)
+class Whole:
+    """Floats that become integers of every size."""
+
+    def reset(state, rng):
+        state.a = 0
+
+    def step(state, action, rng):
+        state.a = action[0]
+        state.b = action[1]
+        state.c[0] = action[2]
+        state.d = action[3] * action[3] * action[3]
+        return state.a, False
+
+    def observe(state, observation):
+        observation[0] = state.a
+        observation[1] = state.b
+        observation[2] = state.c[0]
+        observation[3] = state.d
+
+
+def test_floats_beyond_the_integers_wrap_round(make):
+    """As in plain Python; what machine code of the CPU does beyond 32 bits depends on its instructions."""
+    values = [-1.5, 300.7, -70_000.2, 3e9, 1e15 + 7, -0.0, 1e300, -1e300, 2.0**21, -(2.0**21)]
+    env, plain = make(Whole, len(values)), Whole.make_vec(len(values), debug=True)
+    env.reset(seed=0), plain.reset(seed=0)
+    actions = np.repeat(np.array(values)[:, None], 4, axis=1)
+    assert_same(env.step(on(env, actions))[0], plain.step(actions)[0], "observations")
+    assert env.get_state()["state"].tobytes() == plain.get_state()["state"].tobytes()
+
+
+@compile_env(
+    observation_space=Discrete(5),
+    action_space=Discrete(2),
+    state={"place": np.int32},
+    max_episode_steps=9,
+    id="DeviceWalk-v0",
+)
+class DeviceWalk:
+    def reset(state, rng):
+        state.place = rng.integers(1, 4)
+
+    def step(state, action, rng):
+        state.place += 2 * action - 1
+        return state.place, state.place == 0 or state.place == 4
+
+    def observe(state, observation):
+        observation[0] = state.place
+
+
+def test_made_by_its_id(make):
+    make(DeviceWalk, 1)
+    env, cpu = make_vec("DeviceWalk-v0", 4, device="cuda", copy=False), make_vec("DeviceWalk-v0", 4)
+    first = env.reset(seed=1)[0]
+    assert_same(first, cpu.reset(seed=1)[0], "reset")
+    for actions in random_actions(cpu, 12):
+        outcome = env.step(on(env, actions))
+        assert outcome[0] is first
+        assert_same(outcome[0], cpu.step(actions)[0], "observations")
+    assert env.get_attr("place") == cpu.get_attr("place")
+    assert env.spec.id == "metafast/DeviceWalk-v0"

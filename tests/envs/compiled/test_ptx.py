@@ -59,6 +59,7 @@ def test_a_vectorised_step_is_lean():
     assert not ptx.can_raise
     assert "mul.rn.f64" in ptx.text
     assert "fma" not in ptx.text
+    assert ".common" not in ptx.text
     step = ptx.text.split("_step(")[1].split(".entry")[0]
     assert "st.global.v4" in step
     assert "call" not in step
@@ -203,6 +204,21 @@ def test_remainders_are_the_c_librarys():
         _ptx.compile_ptx(module, "remainders", list(_kernels.ARGUMENTS))
     assert "@__nv_fmod(" in seen[0]
     assert " frem " not in seen[0]
+
+
+def test_conversions_to_integers_are_by_way_of_64_bits():
+    text = (
+        "define i8 @f(float %0, double %1) {\n"
+        "  %3 = fptoui float %0 to i8\n"
+        "  %4 = fptosi double %1 to i32\n"
+        "  %5 = trunc i32 %4 to i8\n"
+        "  %6 = xor i8 %3, %5\n"
+        "  ret i8 %6\n}\n"
+    )
+    changed = _ptx._integers_of_floats(text)
+    assert changed.count("to i64\n") == 2
+    assert "fptoui" not in changed
+    _ptx.optimised(changed, _ptx.target_machine(), ["f"])
 
 
 def test_found_in_the_cache(monkeypatch):
