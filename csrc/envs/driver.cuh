@@ -122,17 +122,25 @@ __device__ __forceinline__ int count_in_tile(const DeviceBatch& batch, int first
   return left < kTile ? left : kTile;
 }
 
-// Makes the next episode the current one and begins it.
+// Makes the next episode the current one and begins it. Called by all the threads that this takes (kThreadsToBegin), of
+// which `thread` is the number.
 template <class Environment>
 __device__ __forceinline__ void begin_episode(const typename Environment::Parameters& parameters,
-                                              const DeviceBatch& batch, int i, EnvironmentPlace& place,
+                                              const DeviceBatch& batch, int i, int thread, EnvironmentPlace& place,
                                               typename Environment::Held& held) {
   place.seed = batch.seeds[i];
   place.episode = batch.episodes[i];
   place.elapsed_steps = 0;
-  batch.episodes[i] = place.episode + 1;
-  Environment::begin(parameters, place, held);
-  Environment::store(place, held);
+  if constexpr (Environment::kThreadsToBegin == 1) {
+    batch.episodes[i] = place.episode + 1;
+    Environment::begin(parameters, place, held);
+    Environment::store(place, held);
+  } else {
+    __syncwarp();  // all have read the number
+    if (thread == 0) batch.episodes[i] = place.episode + 1;
+    Environment::begin_together(parameters, place, thread);
+    __syncwarp();
+  }
 }
 
 template <class Environment>
@@ -194,11 +202,13 @@ __global__ void __launch_bounds__(kTile)
   }
 
   __syncthreads();
-  if (static_cast<int>(threadIdx.x) < num_beginning) {
+  constexpr int kThreads = Environment::kThreadsToBegin;
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
+  for (int k = static_cast<int>(threadIdx.x) / kThreads; k < num_beginning; k += kTile / kThreads) {
     typename Environment::Held held = {};
-    place.index = beginning[threadIdx.x];
-    begin_episode<Environment>(parameters, batch, first + place.index, place, held);
-    rows.write(parameters, place, held);
+    place.index = beginning[k];
+    begin_episode<Environment>(parameters, batch, first + place.index, thread, place, held);
+    if (thread == 0) rows.write(parameters, place, held);
   }
   rows.finish(count);
 }
@@ -206,13 +216,20 @@ __global__ void __launch_bounds__(kTile)
 template <class Environment>
 __global__ void __launch_bounds__(kTile) reset_kernel(const typename Environment::Parameters parameters,
                                                       const DeviceBatch batch, const std::uint8_t* mask) {
-  const int i = static_cast<int>(blockIdx.x) * kTile + static_cast<int>(threadIdx.x);
-  if (i >= batch.num_envs || (mask != nullptr && mask[i] == 0)) return;
+  constexpr int kThreads = Environment::kThreadsToBegin;
+  const int first = static_cast<int>(blockIdx.x) * kTile;
+  const int count = count_in_tile(batch, first);
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
   EnvironmentPlace place = own_place(batch);
-  typename Environment::Held held = {};
-  begin_episode<Environment>(parameters, batch, i, place, held);
-  batch.elapsed_steps[i] = 0;
-  batch.ended[i] = 0;
+  for (place.index = static_cast<int>(threadIdx.x) / kThreads; place.index < count; place.index += kTile / kThreads) {
+    const int i = first + place.index;
+    if (mask != nullptr && mask[i] == 0) continue;
+    typename Environment::Held held = {};
+    begin_episode<Environment>(parameters, batch, i, thread, place, held);
+    if (thread > 0) continue;
+    batch.elapsed_steps[i] = 0;
+    batch.ended[i] = 0;
+  }
 }
 
 template <class Environment>
