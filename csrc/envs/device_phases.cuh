@@ -12,8 +12,8 @@
 //   METAFAST_FORMULA void begin(const Parameters&, const EnvironmentPlace&);
 //   METAFAST_FORMULA void observe(const Parameters&, const EnvironmentPlace&, float* observation);  // its row
 //
-// (or, where an episode's beginning is much work, kBegunByWarp = true and a begin_together, which gets the thread's number
-// in its warp, all of whose threads call it)
+// (or, where an episode's beginning is much work, kBegunByWarp = true and a begin_together, which gets the thread's
+// number in its warp, all of whose threads call it)
 //
 // and is given to the driver as InMemory<E>; the dynamics of classic control (native_phases.hpp says what they are), small
 // enough for registers, as InRegisters<Dynamics>.
