@@ -35,6 +35,7 @@ struct DeviceTabularMdp {
     draw_block(place.seed, place.episode, step_number(place.elapsed_steps), 0, words);
     const float uniform = uniform_float(words[0]);
     int reached = 0;
+#pragma unroll 1
     for (std::int64_t k = 0; k < size; k += Rules::kLine) {
       float line[Rules::kLine];
       for (int part = 0; part < Rules::kLine; part += 4)
@@ -60,8 +61,8 @@ struct DeviceTabularMdp {
   }
 
   METAFAST_FORMULA void observe(const Parameters& parameters, const EnvironmentPlace& place, float* observation) {
-    const std::int64_t size = Rules::observation_size(parameters);
-    for (std::int64_t k = 0; k < size; ++k) observation[k] = 0;
+    const int size = observation_size(parameters);
+    for (int k = 0; k < size; ++k) observation[k] = 0;
     Rules::observe(parameters, Rules::tile_state_at(parameters, place.state), place.index, observation);
   }
 
