@@ -60,6 +60,21 @@ def test_the_loop_by_hand(device, name, mode, network):
         assert_same_rollouts(mine.numpy(), expected, policy, 1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_ends_at_the_limit_by_falling_have_no_value(device, mode):
+    """Who always pushes left falls in 8 to 10 steps."""
+    env = metafast.envs.make_vec("CartPole-v1", 20, device="cuda", autoreset_mode=mode, max_episode_steps=9)
+    policy = make_policy(env, device)
+    with torch.no_grad():
+        policy.policy.bias[0] = 100
+    env.reset(seed=5)
+    mine = rollout(env, policy, 9)
+    both = mine.terminated & mine.truncated
+    assert both.any()
+    assert (mine.final_values[both] == 0).all()
+    assert (mine.final_values[mine.truncated & ~mine.terminated] != 0).all()
+
+
 def make(name="CartPole-v1", num_envs=5, **options):
     env = metafast.envs.make_vec(name, num_envs, device="cuda", autoreset_mode="same_step", **options)
     env.reset(seed=5)
