@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/host_device.hpp"
 #include "envs/batch.hpp"
@@ -34,8 +35,7 @@ struct EnvironmentPlace {
   std::int32_t elapsed_steps;  // before this step
 };
 
-// To the driver an environment is what a thread holds of it (Held), and how that is loaded, advanced and stored. Whatever
-// a failed step must not change is written by nothing before `advance`.
+// To the driver an environment is what a thread holds of it (Held), and how that is loaded, advanced and stored.
 template <class Environment>
 struct InMemory {
   using Parameters = typename Environment::Parameters;
@@ -49,6 +49,7 @@ struct InMemory {
   }
   METAFAST_FORMULA void load(const EnvironmentPlace&, Held&) {}
   METAFAST_FORMULA void store(const EnvironmentPlace&, const Held&) {}
+  METAFAST_FORMULA void store_step(const EnvironmentPlace&, const Held&) {}
   METAFAST_FORMULA void advance(const Parameters& parameters, const EnvironmentPlace& place, const Action* action, Held&,
                                 float& reward, bool& terminated) {
     Environment::advance(parameters, place, action, reward, terminated);
@@ -59,6 +60,16 @@ struct InMemory {
   METAFAST_FORMULA void observe(const Parameters& parameters, const EnvironmentPlace& place, const Held&, float* row) {
     Environment::observe(parameters, place, row);
   }
+};
+
+// The components of a state that steps leave as they are, which begin and end here: a task's physics.
+template <class Dynamics, class = void>
+struct Fixed {
+  static constexpr int kBegin = 0, kEnd = 0;
+};
+template <class Dynamics>
+struct Fixed<Dynamics, std::void_t<decltype(Dynamics::kPhysicsSize)>> {
+  static constexpr int kBegin = Dynamics::kPhysics, kEnd = Dynamics::kPhysics + Dynamics::kPhysicsSize;
 };
 
 // Reads the state once and writes it once; between the two it never leaves the thread.
@@ -80,6 +91,11 @@ struct InRegisters {
   METAFAST_FORMULA void store(const EnvironmentPlace& place, const Held& held) {
     auto* state = reinterpret_cast<double(*)[kTile]>(place.state);
     for (int k = 0; k < Dynamics::kStateSize; ++k) state[k][place.index] = held.state[k];
+  }
+  METAFAST_FORMULA void store_step(const EnvironmentPlace& place, const Held& held) {
+    auto* state = reinterpret_cast<double(*)[kTile]>(place.state);
+    for (int k = 0; k < Dynamics::kStateSize; ++k)
+      if (k < Fixed<Dynamics>::kBegin || k >= Fixed<Dynamics>::kEnd) state[k][place.index] = held.state[k];
   }
   METAFAST_FORMULA void advance(const Parameters& parameters, const EnvironmentPlace& place, const Action* actions,
                                 Held& held, float& reward, bool& terminated) {

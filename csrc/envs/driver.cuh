@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kTile)
       if (begins)
         rows.write_at(parameters, place, held, step.final_observations);
       else
-        Environment::store(place, held);
+        Environment::store_step(place, held);
       if (over && !begins) batch.ended[i] = 1;
     }
     // Whatever happened: a number that one branch alone needs, the compiler would fetch there, after all others.

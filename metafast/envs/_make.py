@@ -93,8 +93,10 @@ def make_vec(
         and a user's with its ``render`` function. The task distributions draw nothing.
     device : str or torch.device, optional
         ``"cuda"`` or ``"cuda:1"``: the environments live on that device, and actions and what `step` and `reset`
-        return are torch tensors there. ``"cpu"`` or None: NumPy arrays. A CUDA device takes no `num_threads`,
-        ``exact=True`` or `render_mode`.
+        return are torch tensors there. From the same seeds and actions, classic control and the tasks made of it give
+        the CPU's numbers to the bit. ``"cpu"`` or None: NumPy arrays. A CUDA device takes no `num_threads`,
+        ``exact=True`` or `render_mode`, and tells of an action that is none only after its step
+        (`DeviceVectorEnv` says how).
     **env_kwargs
         As gymnasium's. CartPole-v1: ``sutton_barto_reward`` (-1 for the step that ends in a fall and 0 for others,
         instead of 1 for all). Pendulum-v1: ``g`` (gravity, 10). MountainCar-v0 and MountainCarContinuous-v0:

@@ -226,6 +226,19 @@ def test_an_ended_environment_is_not_stepped_in_disabled_mode(device):
     np.testing.assert_array_equal(env.get_state()["state"][2], before["state"][2])
 
 
+def test_the_first_fault_is_told(device):
+    """Of steps in a row without a look between them, as those of a graph are."""
+    env = ready(num_envs=300)
+    outputs = env.step(zeros(env))[:4]
+    for index in (271, 3):
+        actions = zeros(env)
+        actions[index] = 7
+        env._kernels.step(env._batch, actions, *outputs, None)
+    with pytest.raises(ValueError, match="environment 271 "):
+        env.check_faults()
+    env.check_faults()
+
+
 CALLS = {
     "step": lambda env: env.step(zeros(env)),
     "reset": lambda env: env.reset(),

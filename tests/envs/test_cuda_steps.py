@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import metafast
 
@@ -131,6 +133,23 @@ def test_batches_of_any_size(device, env_id, num_envs, rng):
     assert_same_futures(cpu, ours, rng, 24)
 
 
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    case=st.sampled_from(CASES),
+    num_envs=st.sampled_from([1, 2, 31, 32, 33, 255, 256, 257, 513]),
+    mode=st.sampled_from(MODES),
+    max_episode_steps=st.integers(1, 6),
+    seed=st.integers(0, 2**64 - 600),
+    keep=st.booleans(),
+)
+def test_any_batch(device, case, num_envs, mode, max_episode_steps, seed, keep):
+    env_id, kwargs = case
+    options = {"autoreset_mode": mode, "max_episode_steps": max_episode_steps, "copy": not keep}
+    cpu, ours = pair(env_id, num_envs, **options, **kwargs)
+    assert_same(ours.reset(seed=seed)[0], cpu.reset(seed=seed)[0])
+    assert_same_futures(cpu, ours, np.random.default_rng(seed), 9)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", KINDS)
 def test_the_cpus_states(device, env_id, mode, rng):
@@ -179,8 +198,8 @@ def test_partial_resets_with_seeds(device, mode, rng):
         env.reset(seed=1)
     for seed in ([None if k % 3 else k for k in range(300)], 40):
         mask = rng.random(300) < 0.4
-        for given in (mask, torch.from_numpy(mask).to(device)):
-            assert_same(ours.reset(seed=seed, options={"reset_mask": given})[0],
+        for either in (mask, torch.from_numpy(mask).to(device)):
+            assert_same(ours.reset(seed=seed, options={"reset_mask": either})[0],
                         cpu.reset(seed=seed, options={"reset_mask": mask})[0])  # fmt: skip
         assert_same_state(ours, cpu)
     before = ours.get_state()
