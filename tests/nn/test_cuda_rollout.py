@@ -31,14 +31,23 @@ def make_policy(env, device, dtype=torch.float64, **options):
 def same_state(env, other):
     mine, theirs = env.get_state(), other.get_state()
     for name, array in mine.items():
-        np.testing.assert_allclose(array, theirs[name], rtol=1e-9, err_msg=name)
+        for field in array.dtype.names or [...]:
+            np.testing.assert_allclose(array[field], theirs[name][field], rtol=1e-9, err_msg=f"{name} {field}")
+
+
+# With limits, so that episodes are cut as well as ended; the last has none.
+ENVIRONMENTS = {
+    "CartPole-v1": {"max_episode_steps": 7},
+    "Pendulum-v1": {"max_episode_steps": 7},
+    "TabularMDP-v0": {"states": 3, "actions": 4, "horizon": 4, "episodes": 3},
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_loop_by_hand(device, name, mode, network):
-    options = {"autoreset_mode": mode, "max_episode_steps": 7}
+    options = {"autoreset_mode": mode, **ENVIRONMENTS[name]}
     env = metafast.envs.make_vec(name, 5, device="cuda", **options)
     other = metafast.envs.make_vec(name, 5, **options)
     policy = make_policy(env, device, **NETWORKS[network])
