@@ -1,7 +1,7 @@
 """What is recorded into CUDA graphs can be: it reads nothing back, takes nothing of the host's, and has fixed shapes.
 
-It is run on torch's "meta" device, whose tensors have no memory: to read one, or a shape that depends on values, raises;
-and each of torch's operations is looked at, that no tensor of the CPU takes part.
+It is run on torch's "meta" device, whose tensors have no memory: to read one raises, and so does a shape that depends
+on values; and each of torch's operations is looked at, that no tensor of the CPU takes part.
 """
 
 from types import SimpleNamespace
