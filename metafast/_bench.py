@@ -15,6 +15,8 @@ import metafast
 import metafast.attention
 import metafast.envs
 
+Row = dict[str, Any]
+
 
 def _best_seconds(function: Callable[[], Any], budget: float = 0.4) -> float:
     function()
@@ -26,7 +28,8 @@ def _best_seconds(function: Callable[[], Any], budget: float = 0.4) -> float:
     return best
 
 
-def _row(what: str, peer: str, ours: float, theirs: float) -> dict[str, Any]:
+def make_row(what: str, peer: str, ours: float, theirs: float) -> Row:
+    """Make a line of the table out of two times in seconds."""
     return {"what": what, "peer": peer, "metafast_us": ours * 1e6, "peer_us": theirs * 1e6, "ratio": theirs / ours}
 
 
@@ -36,7 +39,7 @@ def _stepper(env: Any, num_envs: int) -> Callable[[], Any]:
     return lambda: env.step(actions)
 
 
-def _bench_envs() -> list[dict[str, Any]]:
+def _bench_envs() -> list[Row]:
     rows = []
     for num_envs, mode, peer in (
         (1, "sync", "SyncVectorEnv"),
@@ -46,7 +49,7 @@ def _bench_envs() -> list[dict[str, Any]]:
     ):
         ours = _best_seconds(_stepper(metafast.envs.make_vec("CartPole-v1", num_envs), num_envs))
         theirs = gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode=mode)
-        rows.append(_row(f"CartPole-v1 step, {num_envs}", peer, ours, _best_seconds(_stepper(theirs, num_envs))))
+        rows.append(make_row(f"CartPole-v1 step, {num_envs}", peer, ours, _best_seconds(_stepper(theirs, num_envs))))
     return rows
 
 
@@ -61,7 +64,7 @@ def _numpy_gae(
     return advantages
 
 
-def _bench_returns() -> list[dict[str, Any]]:
+def _bench_returns() -> list[Row]:
     rows = []
     for steps, envs in ((128, 8), (128, 1024), (1024, 4096)):
         rng = np.random.default_rng(0)
@@ -75,7 +78,8 @@ def _bench_returns() -> list[dict[str, Any]]:
             return _numpy_gae(*arguments)
 
         np.testing.assert_allclose(ours()[0], theirs(), rtol=1e-3, atol=1e-3)
-        rows.append(_row(f"gae, ({steps}, {envs}) float32", "NumPy loop", _best_seconds(ours), _best_seconds(theirs)))
+        what = f"gae, ({steps}, {envs}) float32"
+        rows.append(make_row(what, "NumPy loop", _best_seconds(ours), _best_seconds(theirs)))
     return rows
 
 
@@ -86,7 +90,7 @@ def _numpy_additive(query: np.ndarray, key: np.ndarray, value: np.ndarray, score
     return context
 
 
-def _bench_attention() -> list[dict[str, Any]]:
+def _bench_attention() -> list[Row]:
     rows = []
     for batch, queries, keys, width in ((32, 1, 32, 64), (64, 16, 64, 128), (16, 128, 128, 128)):
         rng = np.random.default_rng(0)
@@ -102,11 +106,11 @@ def _bench_attention() -> list[dict[str, Any]]:
 
         np.testing.assert_allclose(ours(), theirs(), rtol=1e-3, atol=1e-3)
         what = f"additive, ({batch}, {queries}, {keys}, {width})"
-        rows.append(_row(what, "NumPy", _best_seconds(ours), _best_seconds(theirs)))
+        rows.append(make_row(what, "NumPy", _best_seconds(ours), _best_seconds(theirs)))
     return rows
 
 
-def _bench_nn() -> list[dict[str, Any]]:
+def _bench_nn() -> list[Row]:
     import torch
 
     num_envs, num_steps = 1024, 16
@@ -154,12 +158,12 @@ def _bench_nn() -> list[dict[str, Any]]:
 
     peer, size = "torch, eager", f"{num_steps} steps of {num_envs}"
     return [
-        _row(f"rollout, 64-64, {size}", peer, _best_seconds(act_natively), _best_seconds(act_in_torch)),
-        _row("PPO, 64 minibatches of 256", peer, _best_seconds(learn_natively), _best_seconds(learn_in_torch)),
+        make_row(f"rollout, 64-64, {size}", peer, _best_seconds(act_natively), _best_seconds(act_in_torch)),
+        make_row("PPO, 64 minibatches of 256", peer, _best_seconds(learn_natively), _best_seconds(learn_in_torch)),
     ]
 
 
-def run(room: str | None) -> list[dict[str, Any]]:
+def run(room: str | None) -> list[Row]:
     """Measure one room, or all."""
     rooms = {"envs": _bench_envs, "returns": _bench_returns, "attention": _bench_attention, "nn": _bench_nn}
     if room is None and importlib.util.find_spec("torch") is None:
@@ -167,13 +171,17 @@ def run(room: str | None) -> list[dict[str, Any]]:
     return [row for name, bench in rooms.items() if room in (None, name) for row in bench()]
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def title() -> str:
+    """Tell what the table was measured on."""
+    return f"best of repeated calls; metafast on {metafast.get_num_threads()} threads, {metafast.isa()}"
+
+
+def show(rows: list[Row], title: str) -> None:
     """Print the rows as a table."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    title = f"best of repeated calls; metafast on {metafast.get_num_threads()} threads, {metafast.isa()}"
     table = Table(title=title, box=SIMPLE)
     for heading in ("", "metafast", "peer", "its time", "ratio"):
         is_text = heading in ("", "peer")

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROOM",
         help="envs, returns, attention, nn; all",
     )
+    bench.add_argument("--device", default="cpu", help="cpu, or a CUDA device: cuda, cuda:1 (default: %(default)s)")
     bench.set_defaults(run=_bench)
 
     info = commands.add_parser("info", help="versions, instruction set, threads, CUDA devices", allow_abbrev=False)
@@ -162,11 +163,16 @@ def _read_trainer_name(run_dir: str) -> Any:
 def _bench(options: argparse.Namespace, as_json: bool) -> int:
     from metafast import _bench
 
-    rows = _bench.run(options.room)
+    if options.device == "cpu":
+        rows, title = _bench.run(options.room), _bench.title()
+    else:
+        from metafast import _bench_cuda
+
+        rows, title = _bench_cuda.run(options.room, options.device), _bench_cuda.title(options.device)
     if as_json:
         _print_json({"rows": rows})
     else:
-        _bench.show(rows)
+        _bench.show(rows, title)
     return 0
 
 

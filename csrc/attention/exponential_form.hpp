@@ -38,58 +38,18 @@
 #pragma once
 
 #include "attention/additive.hpp"
+#include "attention/shifted_exponential.hpp"
 #include "common/lanes.hpp"
-#include "common/vector_math.hpp"
 
 namespace metafast::attention {
 namespace {
 
-template <class T>
-struct Range;
-
-template <>
-struct Range<float> {
-  static constexpr float kSaturation = 9.05f;
-  static constexpr float kMaxHalfRange = 12.0f;
-  static constexpr float kNarrow =
-      0.5f;  // as half a range; 1 + b is then at least 1/e, and a + b + a b does not cancel
-  static constexpr float kScale = 0x1p-58f;
-  static constexpr float kFoldable = 0x1p-24f;  // least magnitude of a weight beside a largest in [1, 2)
-};
-
-template <>
-struct Range<double> {
-  static constexpr double kSaturation = 19.1;
-  static constexpr double kMaxHalfRange = 60.0;
-  static constexpr double kNarrow = 0.5;
-  static constexpr double kScale = 0x1p-230;
-  static constexpr double kFoldable = 0x1p-60;
-};
-
-// exp for arguments whose exponential is a normal number, and NaN; less 1 where `minus_one`.
-template <bool minus_one, class T>
-METAFAST_FORMULA T normal_exp(T x) {
-  const auto reduced = vector_math::reduce_exponential(x);
-  const T power = vector_math::power_of_two<T>(reduced.exponent);
-  return (minus_one ? power - T(1) : power) + power * reduced.fraction;
-}
-
-// out = scale * exp(2 (x + sign * shift)), with the sum clamped to +-limit; NaN stays. The rounding of the sum (Knuth's
-// two-sum finds it) is taken up by the first order of the exponential. `minus_one`: exp - 1.
+// shifted_exponential of a row.
 template <bool minus_one, class T>
 inline void exponentials(T* __restrict out, const T* __restrict x, const T* __restrict shift, const T* __restrict limit,
                          T sign, T scale, std::int64_t width) {
-  for (std::int64_t h = 0; h < width; ++h) {
-    const T a = x[h], b = sign * shift[h];
-    const T sum = a + b;
-    const T part = sum - a;
-    const T lost = (a - (sum - part)) + (b - part);
-    const T low = sum < -limit[h] ? -limit[h] : sum;
-    const T clamped = low > limit[h] ? limit[h] : low;
-    const T rest = clamped == sum ? lost : T(0);
-    const T exponential = scale * normal_exp<minus_one>(clamped + clamped);
-    out[h] = exponential + (minus_one ? exponential + scale : exponential) * (rest + rest);
-  }
+  for (std::int64_t h = 0; h < width; ++h)
+    out[h] = shifted_exponential<minus_one>(x[h], sign * shift[h], limit[h], scale);
 }
 
 // out = scale * exp(2 (q + k)): the direct form's, one row for each query and key.

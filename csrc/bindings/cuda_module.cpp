@@ -25,7 +25,9 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   using namespace metafast;
   module.doc() = "The CUDA kernels of metafast. Private: use the functions of the metafast package.";
   module.def("devices", &devices, "The CUDA devices of this machine, one dict each; RuntimeError says why there are none.");
+  register_cuda_attention(module);
   register_cuda_envs(module);
-  register_cuda_returns(module);
   register_cuda_nn(module);
+  register_cuda_ptx_kernels(module);
+  register_cuda_returns(module);
 }

@@ -22,8 +22,11 @@ T* as_pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Each in a file of its own, cuda_*.cpp.
+void register_cuda_attention(py::module_& module);
 void register_cuda_envs(py::module_& module);
-void register_cuda_returns(py::module_& module);
 void register_cuda_nn(py::module_& module);
+void register_cuda_ptx_kernels(py::module_& module);
+void register_cuda_returns(py::module_& module);
 
 }  // namespace metafast

@@ -12,6 +12,7 @@ struct DeviceBandit {
   using Rules = BanditRules;
   using Parameters = Rules::Parameters;
   using Action = std::int32_t;
+  static constexpr bool kBegunByWarp = false;
 
   METAFAST_FORMULA int action_size(const Parameters&) { return 1; }
   METAFAST_FORMULA int observation_size(const Parameters& parameters) {

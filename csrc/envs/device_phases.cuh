@@ -12,6 +12,9 @@
 //   METAFAST_FORMULA void begin(const Parameters&, const EnvironmentPlace&);
 //   METAFAST_FORMULA void observe(const Parameters&, const EnvironmentPlace&, float* observation);  // its row
 //
+// (or, where an episode's beginning is much work, kBegunByWarp = true and a begin_together, which gets the thread's
+// number in its warp, all of whose threads call it)
+//
 // and is given to the driver as InMemory<E>; the dynamics of classic control (native_phases.hpp says what they are), small
 // enough for registers, as InRegisters<Dynamics>.
 #pragma once
@@ -42,6 +45,7 @@ struct InMemory {
   using Action = typename Environment::Action;
   struct Held {};
   static constexpr int kObservationSize = 0;  // known to the parameters only
+  static constexpr int kThreadsToBegin = Environment::kBegunByWarp ? 32 : 1;
 
   METAFAST_FORMULA int action_size(const Parameters& parameters) { return Environment::action_size(parameters); }
   METAFAST_FORMULA int observation_size(const Parameters& parameters) {
@@ -56,6 +60,10 @@ struct InMemory {
   }
   METAFAST_FORMULA void begin(const Parameters& parameters, const EnvironmentPlace& place, Held&) {
     Environment::begin(parameters, place);
+  }
+  // By a warp, of whose threads this is one.
+  METAFAST_FORMULA void begin_together(const Parameters& parameters, const EnvironmentPlace& place, int thread) {
+    Environment::begin_together(parameters, place, thread);
   }
   METAFAST_FORMULA void observe(const Parameters& parameters, const EnvironmentPlace& place, const Held&, float* row) {
     Environment::observe(parameters, place, row);
@@ -78,6 +86,7 @@ struct InRegisters {
   using Parameters = typename Dynamics::Parameters;
   using Action = typename Dynamics::Action;
   static constexpr int kObservationSize = Dynamics::kObservationSize;
+  static constexpr int kThreadsToBegin = 1;
   struct Held {
     double state[Dynamics::kStateSize];
   };

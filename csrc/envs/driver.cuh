@@ -10,6 +10,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/dynamic_shared.cuh"
 #include "common/launch.cuh"
 #include "envs/device_batch.hpp"
 #include "envs/device_phases.cuh"
@@ -50,23 +51,38 @@ __device__ __forceinline__ bool take_action(const typename Environment::Paramete
 }
 
 // The observations of a tile, the first of which is row `first` of the array. Rows of two or four floats are stored as
-// vectors, rows of a size that is known at run time by the environment itself, and others first go to shared memory, from
-// which each warp stores whole lines.
+// vectors. Others first go to shared memory, from which the block stores whole lines, unless they are too long for that.
 template <class Environment>
 class Rows {
  public:
+  using Parameters = typename Environment::Parameters;
+
   // Called by all threads of a block.
-  __device__ __forceinline__ Rows(float* observations, int first) : first_(first), observations_(observations) {
+  __device__ __forceinline__ Rows(const Parameters& parameters, float* observations, int first)
+      : first_(first), observations_(observations) {
     if constexpr (kStaged) {
       __shared__ float staged[kTile * kStride];
       staged_ = staged;
+    } else if constexpr (kSize == 0) {
+      size_ = Environment::observation_size(parameters);
+      if (staged_bytes(parameters) > 0) staged_ = dynamic_shared<float>();
     }
+  }
+
+  // The dynamic shared memory of a block, where the rows' size is known at run time.
+  METAFAST_FORMULA std::size_t staged_bytes(const Parameters& parameters) {
+    if (kSize != 0) return 0;
+    const int size = Environment::observation_size(parameters);
+    const std::size_t bytes = kTile * static_cast<std::size_t>(size | 1) * sizeof(float);
+    return size > 1 && bytes <= kMostStagedBytes ? bytes : 0;
   }
 
   __device__ __forceinline__ void write(const typename Environment::Parameters& parameters,
                                         const EnvironmentPlace& place, const typename Environment::Held& held) const {
     if constexpr (kStaged)
       Environment::observe(parameters, place, held, staged_ + place.index * kStride);
+    else if (kSize == 0 && staged_ != nullptr)
+      Environment::observe(parameters, place, held, staged_ + place.index * (size_ | 1));
     else
       write_at(parameters, place, held, observations_);
   }
@@ -96,10 +112,25 @@ class Rows {
       float* const to = observations_ + first_ * kSize;
       for (int j = static_cast<int>(threadIdx.x); j < count * kSize; j += kTile)
         to[j] = staged_[j / kSize * kStride + j % kSize];
+    } else if (kSize == 0 && staged_ != nullptr) {
+      __syncthreads();
+      float* const to = observations_ + first_ * size_;
+      // Without a division for each number.
+      int row = static_cast<int>(threadIdx.x) / size_, column = static_cast<int>(threadIdx.x) % size_;
+      for (int j = static_cast<int>(threadIdx.x); j < count * size_; j += kTile) {
+        to[j] = staged_[row * (size_ | 1) + column];
+        row += kTile / size_;
+        column += kTile % size_;
+        if (column >= size_) {
+          column -= size_;
+          ++row;
+        }
+      }
     }
   }
 
  private:
+  static constexpr std::size_t kMostStagedBytes = 40 * 1024;  // so that several blocks share a multiprocessor
   static constexpr int kSize = Environment::kObservationSize;
   static constexpr bool kStaged = kSize != 0 && kSize != 2 && kSize != 4;
   static constexpr int kStride = kSize | 1;  // odd, so that no two threads of a warp meet in a bank
@@ -107,6 +138,7 @@ class Rows {
   std::int64_t first_;
   float* observations_;
   float* staged_ = nullptr;
+  int size_ = kSize;
 };
 
 // The place of this thread's environment, apart from its random stream.
@@ -122,17 +154,25 @@ __device__ __forceinline__ int count_in_tile(const DeviceBatch& batch, int first
   return left < kTile ? left : kTile;
 }
 
-// Makes the next episode the current one and begins it.
+// Makes the next episode the current one and begins it. Called by all the threads that this takes (kThreadsToBegin), of
+// which `thread` is the number.
 template <class Environment>
 __device__ __forceinline__ void begin_episode(const typename Environment::Parameters& parameters,
-                                              const DeviceBatch& batch, int i, EnvironmentPlace& place,
+                                              const DeviceBatch& batch, int i, int thread, EnvironmentPlace& place,
                                               typename Environment::Held& held) {
   place.seed = batch.seeds[i];
   place.episode = batch.episodes[i];
   place.elapsed_steps = 0;
-  batch.episodes[i] = place.episode + 1;
-  Environment::begin(parameters, place, held);
-  Environment::store(place, held);
+  if constexpr (Environment::kThreadsToBegin == 1) {
+    batch.episodes[i] = place.episode + 1;
+    Environment::begin(parameters, place, held);
+    Environment::store(place, held);
+  } else {
+    __syncwarp();  // all have read the number
+    if (thread == 0) batch.episodes[i] = place.episode + 1;
+    Environment::begin_together(parameters, place, thread);
+    __syncwarp();
+  }
 }
 
 template <class Environment>
@@ -147,7 +187,7 @@ __global__ void __launch_bounds__(kTile)
   const int i = first + static_cast<int>(threadIdx.x);
   const bool same_step = batch.autoreset_mode == AutoresetMode::same_step;
   const bool next_step = batch.autoreset_mode == AutoresetMode::next_step;
-  const Rows<Environment> rows(step.observations, first);
+  const Rows<Environment> rows(parameters, step.observations, first);
   EnvironmentPlace place = own_place(batch);
   if (threadIdx.x == 0) num_beginning = 0;
   __syncthreads();
@@ -194,11 +234,13 @@ __global__ void __launch_bounds__(kTile)
   }
 
   __syncthreads();
-  if (static_cast<int>(threadIdx.x) < num_beginning) {
+  constexpr int kThreads = Environment::kThreadsToBegin;
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
+  for (int k = static_cast<int>(threadIdx.x) / kThreads; k < num_beginning; k += kTile / kThreads) {
     typename Environment::Held held = {};
-    place.index = beginning[threadIdx.x];
-    begin_episode<Environment>(parameters, batch, first + place.index, place, held);
-    rows.write(parameters, place, held);
+    place.index = beginning[k];
+    begin_episode<Environment>(parameters, batch, first + place.index, thread, place, held);
+    if (thread == 0) rows.write(parameters, place, held);
   }
   rows.finish(count);
 }
@@ -206,13 +248,20 @@ __global__ void __launch_bounds__(kTile)
 template <class Environment>
 __global__ void __launch_bounds__(kTile) reset_kernel(const typename Environment::Parameters parameters,
                                                       const DeviceBatch batch, const std::uint8_t* mask) {
-  const int i = static_cast<int>(blockIdx.x) * kTile + static_cast<int>(threadIdx.x);
-  if (i >= batch.num_envs || (mask != nullptr && mask[i] == 0)) return;
+  constexpr int kThreads = Environment::kThreadsToBegin;
+  const int first = static_cast<int>(blockIdx.x) * kTile;
+  const int count = count_in_tile(batch, first);
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
   EnvironmentPlace place = own_place(batch);
-  typename Environment::Held held = {};
-  begin_episode<Environment>(parameters, batch, i, place, held);
-  batch.elapsed_steps[i] = 0;
-  batch.ended[i] = 0;
+  for (place.index = static_cast<int>(threadIdx.x) / kThreads; place.index < count; place.index += kTile / kThreads) {
+    const int i = first + place.index;
+    if (mask != nullptr && mask[i] == 0) continue;
+    typename Environment::Held held = {};
+    begin_episode<Environment>(parameters, batch, i, thread, place, held);
+    if (thread > 0) continue;
+    batch.elapsed_steps[i] = 0;
+    batch.ended[i] = 0;
+  }
 }
 
 template <class Environment>
@@ -220,7 +269,7 @@ __global__ void __launch_bounds__(kTile)
     observe_kernel(const typename Environment::Parameters parameters, const DeviceBatch batch, float* observations) {
   const int first = static_cast<int>(blockIdx.x) * kTile;
   const int count = count_in_tile(batch, first);
-  const Rows<Environment> rows(observations, first);
+  const Rows<Environment> rows(parameters, observations, first);
   const EnvironmentPlace place = own_place(batch);
   if (place.index < count) {
     typename Environment::Held held = {};
@@ -254,7 +303,9 @@ class DeviceDriver {
 
   static void step(const Stream& stream, const void* parameters, const DeviceBatch& batch, const DeviceStep& step) {
     const DeviceScope scope(stream);
-    launch(stream, tiles(batch), dim3(kTile), 0, &step_kernel<Environment>, own(parameters), batch, step);
+    const Parameters values = own(parameters);
+    launch(stream, tiles(batch), dim3(kTile), Rows<Environment>::staged_bytes(values), &step_kernel<Environment>, values,
+           batch, step);
   }
 
   static void reset(const Stream& stream, const void* parameters, const DeviceBatch& batch, const std::uint8_t* mask) {
@@ -264,7 +315,9 @@ class DeviceDriver {
 
   static void observe(const Stream& stream, const void* parameters, const DeviceBatch& batch, float* observations) {
     const DeviceScope scope(stream);
-    launch(stream, tiles(batch), dim3(kTile), 0, &observe_kernel<Environment>, own(parameters), batch, observations);
+    const Parameters values = own(parameters);
+    launch(stream, tiles(batch), dim3(kTile), Rows<Environment>::staged_bytes(values), &observe_kernel<Environment>,
+           values, batch, observations);
   }
 };
 

@@ -15,6 +15,7 @@ struct DeviceLearner {
   using Rules = LearnerRules;
   using Parameters = Rules::Parameters;
   using Action = float;
+  static constexpr bool kBegunByWarp = false;
 
   METAFAST_FORMULA int action_size(const Parameters& values) { return values.coefficients ? 3 : 1; }
   METAFAST_FORMULA int observation_size(const Parameters&) { return Rules::kObservationSize; }

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafast import _arrays, _core
+from metafast import _arrays, _core, _device
 from metafast._torch_calls import HALF_PRECISION, call_on_plain_tensors, needs_graph, quick
+from metafast.attention import _additive_cuda
 from metafast.attention.additive import broadcast_batch
 
 _library = torch.library.Library("metafast", "FRAGMENT")
@@ -35,21 +36,28 @@ def _on_host(kernel: Callable[..., Any], *tensors: Tensor | None) -> tuple[Tenso
     return tuple(torch.empty(0) if result is None else torch.from_numpy(result) for result in results)
 
 
-def _forward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return _on_host(functools.partial(_core.additive_attention, return_weights=True), *tensors)
+def _kernel(on_host: Callable[..., Any], on_device: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
+    """Join the two kernels of an operation into one that goes by where the query is."""
+
+    def call(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+        if _device.is_on_device(tensors[0]):
+            results: tuple[Tensor, ...] = on_device(*tensors)
+            return results
+        return _on_host(on_host, *tensors)
+
+    return call
 
 
-def _backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return _on_host(_core.additive_attention_backward, *tensors)
-
-
-def _double_backward_cpu(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return _on_host(_core.additive_attention_double_backward, *tensors)
-
-
-_library.impl("additive_attention", _forward_cpu, "CPU")
-_library.impl("additive_attention_backward", _backward_cpu, "CPU")
-_library.impl("additive_attention_double_backward", _double_backward_cpu, "CPU")
+_forward = _kernel(functools.partial(_core.additive_attention, return_weights=True), _additive_cuda.forward)
+_backward = _kernel(_core.additive_attention_backward, _additive_cuda.backward)
+_double_backward = _kernel(_core.additive_attention_double_backward, _additive_cuda.double_backward)
+for _name, _function in (
+    ("additive_attention", _forward),
+    ("additive_attention_backward", _backward),
+    ("additive_attention_double_backward", _double_backward),
+):
+    _library.impl(_name, _function, "CPU")
+    _library.impl(_name, _function, "CUDA")
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[Any, ...]) -> None:
@@ -142,7 +150,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(query: Any, key: Any, value: Any, score_weight: Any, key_mask: Any, key_lengths: Any) -> Any:
         operation = torch.ops.metafast.additive_attention
-        return _call(operation, _forward_cpu, query, key, value, score_weight, key_mask, key_lengths)
+        return _call(operation, _forward, query, key, value, score_weight, key_mask, key_lengths)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -179,7 +187,7 @@ class _Backward(torch.autograd.Function):
     ) -> Any:  # fmt: skip
         operation = torch.ops.metafast.additive_attention_backward
         return _call(
-            operation, _backward_cpu, query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient,
+            operation, _backward, query, key, value, score_weight, key_mask, key_lengths, weights, context_gradient,
             weights_gradient,
         )  # fmt: skip
 
@@ -206,7 +214,7 @@ class _DoubleBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        return _call(torch.ops.metafast.additive_attention_double_backward, _double_backward_cpu, *arguments)
+        return _call(torch.ops.metafast.additive_attention_double_backward, _double_backward, *arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -254,12 +262,18 @@ def additive_attention(
     floats = {"query": query, "key": key, "value": value, "score_weight": score_weight}
     flags = {"key_mask": key_mask, "key_lengths": key_lengths}
     dtype = query.dtype
-    for name, tensor in (*floats.items(), *flags.items()):
-        if not (isinstance(tensor, Tensor) and tensor.is_cpu) and not (tensor is None and name in flags):
-            _arrays.check_same_kind({**floats, **flags})
+    on_device = _device.is_on_device(query)
+    if on_device:
+        _arrays.check_same_kind({**floats, **flags}, devices=False)
+        _additive_cuda.check_devices({**floats, **flags})
+    else:
+        for name, tensor in (*floats.items(), *flags.items()):
+            if not (isinstance(tensor, Tensor) and tensor.is_cpu) and not (tensor is None and name in flags):
+                _arrays.check_same_kind({**floats, **flags})
     if key_mask is not None and key_mask.dtype in HALF_PRECISION:
         key_mask = key_mask != 0
-    if not needs_graph(query, key, value, score_weight):
+    needs_no_graph = not needs_graph(query, key, value, score_weight)
+    if needs_no_graph and not on_device:
         arguments = query, key, value, score_weight, key_mask, key_lengths, return_weights
         same_batch = query.shape[:1] == key.shape[:1] == value.shape[:1]
         results = call_on_plain_tensors(_core.additive_attention, *arguments) if same_batch else None
@@ -271,8 +285,12 @@ def additive_attention(
         query, key, value, score_weight = (tensor.float() for tensor in (query, key, value, score_weight))
     arrays = broadcast_batch(Tensor.expand, query, key, value, key_mask, key_lengths)
     query, key, value, key_mask, key_lengths = arrays
-    attend = torch.ops.metafast.additive_attention if torch.compiler.is_compiling() else _Forward.apply
-    context, weights = attend(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
+    if needs_no_graph and on_device:
+        results = _additive_cuda.forward(query, key, value, score_weight, key_mask, key_lengths, return_weights)
+    else:
+        attend = torch.ops.metafast.additive_attention if torch.compiler.is_compiling() else _Forward.apply
+        results = attend(query, key, value, score_weight, key_mask, key_lengths)  # type: ignore[no-untyped-call]
+    context, weights = results
     if context.dtype is not dtype:
-        context, weights = context.to(dtype), weights.to(dtype)
+        context, weights = context.to(dtype), None if weights is None else weights.to(dtype)
     return (context, weights) if return_weights else context

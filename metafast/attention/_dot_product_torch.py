@@ -258,8 +258,17 @@ def dot_product_attention(
 
 def _check(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None) -> None:
     """Check what the fake kernels do not; the binding checks it again where there is memory."""
+    _arrays.check_same_kind(
+        {"query": query, "key": key, "value": value, "key_mask": key_mask, "key_lengths": key_lengths}
+    )
+    check_floats_and_shapes(query, key, value, key_mask, key_lengths)
+
+
+def check_floats_and_shapes(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None
+) -> None:
+    """Raise a TypeError or a ValueError for tensors of one device that do not belong together."""
     floats = {"query": query, "key": key, "value": value}
-    _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
     _arrays.check_floats_share_dtype(floats)
     if not query.dtype.is_floating_point:
         raise TypeError(f"query has dtype {_arrays.dtype_name(query)}; expected float32 or float64")

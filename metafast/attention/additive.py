@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metafast import _arrays, _core
+from metafast import _arrays, _core, _device
 
 
 def additive_attention(
@@ -33,7 +33,7 @@ def additive_attention(
     ----------
     query : array [B, Q, H] or [B, heads, Q, H]
         float32 or float64; float16 and bfloat16 are computed in float32 and returned as given. A NumPy array, a torch
-        tensor on the CPU, or anything with ``__dlpack__``, in any strides.
+        tensor on the CPU or a CUDA device, or anything with ``__dlpack__``, in any strides.
     key : array [B, K, H] or [B, heads, K, H]
         Of the same library, device and dtype, like all floats of the call.
     value : array [B, K, V] or [B, heads, K, V]
@@ -122,7 +122,7 @@ class PreparedKeys:
     Made by :func:`prepare`. Nothing of the arrays given there is kept but copies; several threads may use it at once.
     """
 
-    def __init__(self, keys: _core.PreparedAdditiveKeys, like: Any) -> None:
+    def __init__(self, keys: Any, like: Any) -> None:
         self._keys = keys
         # Of the keys' library and dtype, for the results.
         self._like = like[:0]
@@ -138,10 +138,19 @@ class PreparedKeys:
             Return the weights too.
         """
         _refuse_gradient({"query": query})
-        _arrays.check_same_kind({"key": self._like, "query": query})
-        _arrays.check_floats_share_dtype({"key": self._like, "query": query})
-        results = self._keys.attend(_arrays.to_numpy(query), return_weights)
-        context, weights = (_arrays.from_numpy(result, self._like) for result in results)
+        arrays = {"key": self._like, "query": query}
+        on_device = _device.is_on_device(self._like)
+        _arrays.check_same_kind(arrays, devices=not on_device)
+        _arrays.check_floats_share_dtype(arrays)
+        if on_device:
+            from metafast.attention import _additive_cuda
+
+            _additive_cuda.check_devices(arrays)
+            results = self._keys.attend(_additive_cuda.without_half_precision(query), return_weights)
+            context, weights = (None if result is None else result.to(query.dtype) for result in results)
+        else:
+            results = self._keys.attend(_arrays.to_numpy(query), return_weights)
+            context, weights = (_arrays.from_numpy(result, self._like) for result in results)
         return (context, weights) if return_weights else context
 
 
@@ -169,8 +178,13 @@ def prepare(key: Any, value: Any, score_weight: Any, *, key_mask: Any = None, ke
     """
     floats = {"key": key, "value": value, "score_weight": score_weight}
     _refuse_gradient(floats)
-    _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths})
+    on_device = _device.is_on_device(key)
+    _arrays.check_same_kind({**floats, "key_mask": key_mask, "key_lengths": key_lengths}, devices=not on_device)
     _arrays.check_floats_share_dtype(floats)
+    if on_device:
+        from metafast.attention import _additive_cuda
+
+        return PreparedKeys(_additive_cuda.prepare(key, value, score_weight, key_mask, key_lengths), key)
     arrays = [_arrays.to_numpy(array) for array in (key, value, score_weight, key_mask, key_lengths)]
     arrays[0], arrays[1], *arrays[3:] = broadcast_batch(np.broadcast_to, arrays[0], arrays[1], *arrays[3:])
     return PreparedKeys(_core.PreparedAdditiveKeys(*arrays), key)

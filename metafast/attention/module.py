@@ -134,5 +134,5 @@ def _select_values(value: Tensor, key_mask: Tensor | None, key_lengths: Tensor |
     ):
         if takes_part is not None:
             takes_part = takes_part.view(takes_part.shape[0], *(1,) * (value.ndim - 3), -1, 1)
-            value = torch.where(takes_part, value, torch.zeros((), dtype=value.dtype))
+            value = torch.where(takes_part, value, torch.zeros((), dtype=value.dtype, device=value.device))
     return value

@@ -151,5 +151,5 @@ class DeviceKernels(Protocol):
     def observe(self, batch: DeviceBatch, observations: Any) -> None:
         """Write the observation of every environment."""
 
-    def explain_fault(self, kind: int, environment: int, detail: int) -> Exception:
+    def explain_fault(self, kind: int, environment: int, detail: int) -> BaseException:
         """Return what to raise for a fault of the kernels' own kinds."""

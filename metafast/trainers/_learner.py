@@ -1,5 +1,7 @@
 """A network with what trains it: its parameters as one vector, Adam, and a generator; saved and restored exactly."""
 
+import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -105,9 +107,15 @@ class Learner(ModuleLearner):
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name, after a try."""
+    """The torch device of that name, after a try; of several cards under torchrun, each process's own."""
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            if device.index is None and torch.cuda.device_count() > 0:
+                local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+                device = torch.device("cuda", local_rank % torch.cuda.device_count())
+            # A seed repeats a run: convolutions by one algorithm, not by whichever adds up in any order.
+            torch.backends.cudnn.deterministic = True
         # Read back, which a device without memory ("meta") cannot do.
         torch.ones((), device=device).item()
     except (RuntimeError, AssertionError) as error:
@@ -124,6 +132,9 @@ def flatten(module: nn.Module) -> tuple[Tensor, Tensor]:
     more than the arithmetic.
     """
     flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    if flat.is_cuda:
+        # cuDNN copies a recurrent layer's weights together at every call, since they are not alone in their memory.
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
     gradient = torch.zeros_like(flat)
     offset = 0
     for parameter in module.parameters():

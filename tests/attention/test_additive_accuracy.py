@@ -63,41 +63,51 @@ def make(case, width, weights="random", seed=0):
     return [array.astype(np.float32) for array in (query, key, value, score_weight)]
 
 
-@pytest.mark.parametrize("weights", ["random", "same sign", "far apart", "tiny", "some zero"])
-@pytest.mark.parametrize("case", CASES)
-def test_scores(isa, case, weights):
-    for width in (16, 40, 128):
-        query, key, _, score_weight = make(case, width, weights)
-        # The logarithms of the weights are the scores up to a shift per query. With a 1-norm of 1 no weight is small.
-        score_weight = (score_weight / np.abs(score_weight).sum()).astype(np.float32)
-        exact = reference.scores(query[:, None], key[:, None], score_weight[None])[:, 0]
-        _, found = additive_attention(query, key, key, score_weight, return_weights=True)
-        error = np.log(found.astype(np.float64)) - (exact - np.log(np.exp(exact).sum(-1, keepdims=True)))
-        # The weights' own rounding, and that of the softmax's sum, are not the score's.
-        softmax_error = 2.5e-7
-        assert np.abs(error - error.mean(-1, keepdims=True)).max() <= SCORE_ERROR + softmax_error
+def check_scores(case, weights, width, device="cpu", slack=0.0):
+    query, key, _, score_weight = make(case, width, weights)
+    # The logarithms of the weights are the scores up to a shift per query. With a 1-norm of 1 no weight is small.
+    score_weight = (score_weight / np.abs(score_weight).sum()).astype(np.float32)
+    exact = reference.scores(query[:, None], key[:, None], score_weight[None])[:, 0]
+    tensors = [torch.from_numpy(array).to(device) for array in (query, key, key, score_weight)]
+    _, found = additive_attention(*tensors, return_weights=True)
+    error = np.log(found.cpu().double().numpy()) - (exact - np.log(np.exp(exact).sum(-1, keepdims=True)))
+    # The weights' own rounding, and that of the softmax's sum, are not the score's.
+    softmax_error = 2.5e-7
+    assert np.abs(error - error.mean(-1, keepdims=True)).max() <= SCORE_ERROR + softmax_error + slack
 
 
-@pytest.mark.parametrize("queries", [1, 3, 33])
-@pytest.mark.parametrize("case", CASES)
-def test_context_and_gradients(case, queries):
+def check_context_and_gradients(case, queries, device="cpu"):
     query, key, value, score_weight = make(case, 64)
     query = query[:, :queries]
     context_gradient = torch.from_numpy(np.random.default_rng(1).standard_normal((BATCH, queries, COLUMNS)))
 
-    def run(function, dtype):
-        arguments = [torch.from_numpy(array).to(dtype).requires_grad_() for array in (query, key, value, score_weight)]
+    def run(function, dtype, device="cpu"):
+        arrays = query, key, value, score_weight
+        arguments = [torch.from_numpy(array).to(device, dtype).requires_grad_() for array in arrays]
         context = function(*arguments)
         context = context[0] if isinstance(context, tuple) else context
-        gradients = torch.autograd.grad(context, arguments, context_gradient.to(dtype))
-        return [tensor.detach().double() for tensor in (context, *gradients)]
+        gradients = torch.autograd.grad(context, arguments, context_gradient.to(context))
+        return [tensor.detach().cpu().double() for tensor in (context, *gradients)]
 
     exact = run(reference.eager, torch.float64)
     eager = run(reference.eager, torch.float32)
-    ours = run(additive_attention, torch.float32)
+    ours = run(additive_attention, torch.float32, device)
     names = "context", "query", "key", "value", "score_weight"
     for name, right, peer, found in zip(names, exact, eager, ours, strict=True):
         scale = np.abs(value).max() if name == "context" else right.abs().max()
         limit = (CONTEXT_ERROR if name == "context" else GRADIENT_ERROR) * scale
         own_error = (peer - right).abs().max()
         assert (found - right).abs().max() <= max(limit, 2 * own_error), name
+
+
+@pytest.mark.parametrize("weights", ["random", "same sign", "far apart", "tiny", "some zero"])
+@pytest.mark.parametrize("case", CASES)
+def test_scores(isa, case, weights):
+    for width in (16, 40, 128):
+        check_scores(case, weights, width)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 33])
+@pytest.mark.parametrize("case", CASES)
+def test_context_and_gradients(case, queries):
+    check_context_and_gradients(case, queries)

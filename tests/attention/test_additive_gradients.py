@@ -31,28 +31,30 @@ def make(batch, heads, queries, keys, width, columns, *, scale=1.0, dtype=torch.
     return [tensor.to(dtype).double() for tensor in arrays], [tensor.to(dtype).double() for tensor in gradients]
 
 
-def derivatives(function, arrays, gradients, dtype, *, with_weights, second):
+def derivatives(function, arrays, gradients, dtype, *, with_weights, second, device="cpu"):
     """First derivatives, or with `second` those of a weighted sum of them."""
-    inputs = [tensor.to(dtype).requires_grad_() for tensor in arrays]
-    outer = [tensor.to(dtype).requires_grad_() for tensor in gradients]
+    inputs = [tensor.to(device, dtype).requires_grad_() for tensor in arrays]
+    outer = [tensor.to(device, dtype).requires_grad_() for tensor in gradients]
     results = function(*inputs)
     used = 2 if with_weights else 1
     first = torch.autograd.grad(results[:used], inputs, outer[:used], create_graph=second)
     if not second:
         return first
-    cotangents = [torch.cos(torch.arange(g.numel(), dtype=torch.float64)).view(g.shape).to(dtype) for g in first]
+    cotangents = [torch.cos(torch.arange(g.numel(), dtype=torch.float64)).view(g.shape).to(g) for g in first]
     return torch.autograd.grad(first, [*inputs, *outer[:used]], cotangents)
 
 
 def compare(shape, *, scale=1.0, dtype=torch.float64, part=None, key_mask=None, key_lengths=None, seed=0,
-            with_weights=True, second=False):  # fmt: skip
+            with_weights=True, second=False, device="cpu"):  # fmt: skip
     arrays, gradients = make(*shape, scale=scale, dtype=dtype, seed=seed)
     options = {"with_weights": with_weights, "second": second}
 
     def ours(*inputs):
-        return additive_attention(*inputs, key_mask=key_mask, key_lengths=key_lengths, return_weights=True)
+        flags = {"key_mask": key_mask, "key_lengths": key_lengths}
+        flags = {name: flag if flag is None else flag.to(device) for name, flag in flags.items()}
+        return additive_attention(*inputs, **flags, return_weights=True)
 
-    found = derivatives(ours, arrays, gradients, dtype, **options)
+    found = [result.cpu() for result in derivatives(ours, arrays, gradients, dtype, device=device, **options)]
     exact = derivatives(lambda *inputs: reference.eager(*inputs, part), arrays, gradients, torch.float64, **options)
     eager = derivatives(lambda *inputs: reference.eager(*inputs, part), arrays, gradients, dtype, **options)
     for name, ours_, right, peer in zip(NAMES, found, exact, eager, strict=False):

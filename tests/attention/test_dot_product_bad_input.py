@@ -47,6 +47,7 @@ def test_bad_arguments_are_named(changes, error, message):
         dot_product_attention(**{**GOOD, **changes})
 
 
+@pytest.mark.parametrize("place", ["cpu", "cuda", "host"], indirect=True)
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
@@ -60,17 +61,34 @@ def test_bad_arguments_are_named(changes, error, message):
         ({"key_lengths": torch.tensor([1, 7])}, ValueError, "key_lengths[1] is 7"),
         ({"key_lengths": torch.tensor([1])}, ValueError, "key_lengths has shape (1,)"),
         ({"key_lengths": torch.zeros(2)}, TypeError, "key_lengths has dtype float32"),
+        ({"key_lengths": torch.ones(2, dtype=torch.bool)}, TypeError, "key_lengths has dtype bool"),
+        ({"key_lengths": torch.tensor([3, -2], dtype=torch.int8)}, ValueError, "key_lengths[1] is -2, expected 0 to 6"),
+        ({"key_mask": torch.zeros(2, 6, dtype=torch.complex64)}, TypeError, "key_mask has dtype complex64"),
+        ({"key_mask": [[1] * 6] * 2}, TypeError, "key_mask must be an array"),
         ({"value": GOOD["value"]}, TypeError, "value is a numpy array, but query is a torch array"),
     ],
 )
-def test_bad_tensors_are_named(changes, error, message, requires_grad):
+def test_bad_tensors_are_named(changes, error, message, requires_grad, place):
     tensors = {name: torch.from_numpy(array) for name, array in GOOD.items()}
     arguments = {**tensors, **changes}
+    arguments = {
+        name: given.to(place) if isinstance(given, torch.Tensor) else given for name, given in arguments.items()
+    }
     for argument in arguments.values():
         if isinstance(argument, torch.Tensor) and argument.ndim == 4 and argument.is_floating_point():
             argument.requires_grad_(requires_grad)
     with pytest.raises(error, match=re.escape(message)):
         dot_product_attention(**arguments)
+
+
+def test_tensors_of_two_devices_are_named():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    tensors = {name: torch.from_numpy(array) for name, array in GOOD.items()}
+    for name, first in (("query", "key"), ("key", "key"), ("value", "value")):
+        mixed = {**tensors, name: tensors[name].cuda()}
+        with pytest.raises(TypeError, match=f"{first} is on .*, but query is on .*; one call takes one device"):
+            dot_product_attention(**mixed)
 
 
 def test_a_scale_that_requires_grad_is_refused():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import metafast
-from metafast import _core
+from metafast import _core, _device
 from metafast.attention import dot_product_attention
 
 SELECTIONS = {
@@ -27,17 +27,21 @@ SELECTIONS = {
 }
 
 
-def tensors(*extents, dtype=torch.float64, requires_grad=True, seed=0):
+# Where there is nothing to see from the levels of the CPU one by one.
+everywhere = pytest.mark.parametrize("place", ["cpu", "cuda", "host"], indirect=True)
+
+
+def tensors(*extents, dtype=torch.float64, requires_grad=True, seed=0, place=None):
     batch, heads, queries, keys, width, value_width = extents
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.randn(batch, heads, *shape, generator=generator, dtype=dtype).requires_grad_(requires_grad)
+        torch.randn(batch, heads, *shape, generator=generator, dtype=dtype).to(place).requires_grad_(requires_grad)
         for shape in ((queries, width), (keys, width), (keys, value_width))
     ]
 
 
-def to_torch(selection):
-    return {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in selection.items()}
+def to_torch(selection, place=None):
+    return {name: torch.from_numpy(x).to(place) if isinstance(x, np.ndarray) else x for name, x in selection.items()}
 
 
 @st.composite
@@ -55,16 +59,17 @@ def problems(draw):
     if draw(st.booleans()):
         selection["key_lengths"] = rng.integers(0, keys + 1, batch)
     scale = draw(st.sampled_from([0.0, 0.5, -1.0]))
-    return arrays, selection, scale, draw(st.booleans())
+    return arrays, selection, scale, *draw(st.sampled_from([(False, False), (True, False), (True, True)]))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problem=problems())
-def test_the_kernel_has_the_gradients_of_the_formulas(isa, problem):
-    arrays, selection, scale, with_weights = problem
-    inputs = [torch.from_numpy(array).requires_grad_() for array in arrays[:3]]
-    outputs = dot_product_attention(*inputs, **to_torch(selection), scale=scale, return_weights=True)
-    cotangents = tuple(map(torch.from_numpy, arrays[3:]))
+def test_the_kernel_has_the_gradients_of_the_formulas(place, problem):
+    arrays, selection, scale, return_weights, with_weights = problem
+    inputs = [torch.from_numpy(array).to(place).requires_grad_() for array in arrays[:3]]
+    outputs = dot_product_attention(*inputs, **to_torch(selection, place), scale=scale, return_weights=return_weights)
+    outputs = outputs if return_weights else (outputs,)
+    cotangents = tuple(torch.from_numpy(array).to(place) for array in arrays[3:])
     if not with_weights:
         outputs, cotangents = outputs[:1], cotangents[:1]
     results = torch.autograd.grad(outputs, inputs, cotangents)
@@ -73,7 +78,7 @@ def test_the_kernel_has_the_gradients_of_the_formulas(isa, problem):
     )
     tolerance = 1e-4 if arrays[0].dtype == np.float32 else 1e-11
     for result, wanted in zip(results, expected, strict=True):
-        assert_allclose(result.numpy(), wanted, rtol=tolerance, atol=tolerance)
+        assert_allclose(result.cpu().numpy(), wanted, rtol=tolerance, atol=tolerance)
 
 
 def attend_in_torch(query, key, value, scale, causal=False):
@@ -134,9 +139,9 @@ def test_the_gradient_has_the_weights_of_the_forward_pass(isa, queries):
         assert_allclose(total, total > 0.5, rtol=2e-6)
 
 
-def test_weights_of_one_key_leave_no_gradient_of_query_and_key(isa):
+def test_weights_of_one_key_leave_no_gradient_of_query_and_key(place):
     for queries in (3, 50):
-        query, key, value = tensors(1, 2, queries, 200, 64, 9, dtype=torch.float32, requires_grad=False)
+        query, key, value = tensors(1, 2, queries, 200, 64, 9, dtype=torch.float32, requires_grad=False, place=place)
         inputs = [tensor.requires_grad_() for tensor in (1e4 * query, 1e4 * key, value)]
         context, weights = dot_product_attention(*inputs, return_weights=True)
         assert ((weights == 0) | (weights == 1)).all()
@@ -146,21 +151,24 @@ def test_weights_of_one_key_leave_no_gradient_of_query_and_key(isa):
         assert not of_key.any()
 
 
+@everywhere
 @pytest.mark.parametrize("return_weights", [False, True])
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_gradcheck_of_both_orders(selection, return_weights):
-    options = to_torch(SELECTIONS[selection])
+def test_gradcheck_of_both_orders(selection, return_weights, place):
+    options = to_torch(SELECTIONS[selection], place)
 
     def function(*inputs):
         return dot_product_attention(*inputs, **options, return_weights=return_weights)
 
-    inputs = tensors(2, 2, 4, 7, 3, 5)
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    inputs = tensors(2, 2, 4, 7, 3, 5, place=place)
+    fast = _device.is_on_device(inputs[0])  # the formulas there are torch's
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=fast)
 
 
-def test_the_third_order_is_that_of_torch():
-    inputs = tensors(1, 2, 3, 4, 3, 2)
+@everywhere
+def test_the_third_order_is_that_of_torch(place):
+    inputs = tensors(1, 2, 3, 4, 3, 2, place=place)
 
     def third(function):
         (first,) = torch.autograd.grad(function(*inputs).sin().sum(), inputs[0], create_graph=True)
@@ -174,9 +182,9 @@ def test_the_third_order_is_that_of_torch():
         torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_garbage_in_a_masked_key_reaches_no_gradient(isa):
-    inputs = tensors(2, 2, 30, 140, 9, 9)
-    takes = torch.rand(2, 140, generator=torch.Generator().manual_seed(1)) < 0.5
+def test_garbage_in_a_masked_key_reaches_no_gradient(place):
+    inputs = tensors(2, 2, 30, 140, 9, 9, place=place)
+    takes = torch.rand(2, 140, generator=torch.Generator().manual_seed(1)).to(place) < 0.5
     query, key, value = inputs
     dirty = [query] + [
         torch.where(takes[:, None, :, None], tensor, torch.nan).detach().requires_grad_() for tensor in (key, value)
@@ -215,23 +223,25 @@ def test_any_number_of_threads_gives_the_same_gradients(restore_num_threads):
         assert all(torch.equal(result, other) for other in others)
 
 
+@everywhere
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_a_compiled_call_is_the_same(selection):
-    options = to_torch(SELECTIONS[selection])
+def test_a_compiled_call_is_the_same(selection, place):
+    options = to_torch(SELECTIONS[selection], place)
 
     def function(query, key, value):
         context, weights = dot_product_attention(2 * query, key, value, **options, return_weights=True)
         return context.sin().sum() + weights.cos().sum()
 
-    inputs = tensors(2, 2, 4, 7, 3, 5)
+    inputs = tensors(2, 2, 4, 7, 3, 5, place=place)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), function(*inputs))
     results, expected = (torch.autograd.grad(call(*inputs), inputs) for call in (compiled, function))
     torch.testing.assert_close(results, expected)
 
 
-def test_a_compiled_call_without_gradients():
-    inputs = tensors(2, 2, 4, 7, 3, 5, requires_grad=False)
+@everywhere
+def test_a_compiled_call_without_gradients(place):
+    inputs = tensors(2, 2, 4, 7, 3, 5, requires_grad=False, place=place)
     compiled = torch.compile(
         lambda *arguments: dot_product_attention(*arguments, causal=True) + 1, fullgraph=True, backend="aot_eager"
     )
@@ -250,8 +260,9 @@ def test_the_operations_pass_opcheck(return_weights):
     torch.library.opcheck(torch.ops.metafast.dot_product_attention_gradient.default, (*arguments[:7], *saved))
 
 
-def test_torch_func_sees_through():
-    query, key, value = tensors(3, 2, 4, 5, 3, 2, requires_grad=False)
+@everywhere
+def test_torch_func_sees_through(place):
+    query, key, value = tensors(3, 2, 4, 5, 3, 2, requires_grad=False, place=place)
 
     def loss(query, key, value):
         return dot_product_attention(query, key, value).sin().sum()
@@ -271,9 +282,10 @@ def test_torch_func_sees_through():
         torch.testing.assert_close(results[entry], one)
 
 
-def test_vmap_of_masks():
-    query, key, value = tensors(2, 2, 4, 5, 3, 2, requires_grad=False)
-    masks = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+@everywhere
+def test_vmap_of_masks(place):
+    query, key, value = tensors(2, 2, 4, 5, 3, 2, requires_grad=False, place=place)
+    masks = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(0)).to(place) < 0.5
     results = torch.func.vmap(lambda mask: dot_product_attention(query, key, value, key_mask=mask))(masks)
     for mask, result in zip(masks, results, strict=True):
         torch.testing.assert_close(result, dot_product_attention(query, key, value, key_mask=mask))
@@ -294,11 +306,12 @@ def test_half_precision_is_computed_in_float32(dtype):
         assert torch.equal(result, wanted.to(dtype))
 
 
+@everywhere
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_a_mask_may_have_any_dtype(dtype, requires_grad):
-    inputs = tensors(2, 2, 6, 7, 8, 5, dtype=torch.float32, requires_grad=requires_grad)
-    mask = torch.from_numpy(SELECTIONS["everything"]["key_mask"])
+def test_a_mask_may_have_any_dtype(dtype, requires_grad, place):
+    inputs = tensors(2, 2, 6, 7, 8, 5, dtype=torch.float32, requires_grad=requires_grad, place=place)
+    mask = torch.from_numpy(SELECTIONS["everything"]["key_mask"]).to(place)
     results, expected = (dot_product_attention(*inputs, key_mask=one) for one in (mask.to(dtype), mask != 0))
     assert torch.equal(results, expected)
     if requires_grad:
@@ -306,15 +319,20 @@ def test_a_mask_may_have_any_dtype(dtype, requires_grad):
         assert all(torch.equal(result, wanted) for result, wanted in pairs)
 
 
-def test_no_quadratic_memory_in_the_first_order():
-    inputs = tensors(1, 1, 4096, 4096, 8, 8, dtype=torch.float32)
+@everywhere
+def test_no_quadratic_memory_in_the_first_order(place):
+    inputs = tensors(1, 1, 4096, 4096, 8, 8, dtype=torch.float32, place=place)
     seen = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.numel()) or tensor, lambda x: x):
         context = dot_product_attention(*inputs)
     assert max(seen) <= 4096 * 8
-    results = _core.dot_product_attention(*(x.detach().numpy() for x in inputs), None, None, False, 0.3, False, True)
-    assert [array.shape[-1] for array in results] == [8, 2]
     assert torch.autograd.grad(context.sum(), inputs)[0].isfinite().all()
+
+
+def test_two_numbers_per_query_are_kept_for_the_gradient():
+    arrays = (tensor.detach().numpy() for tensor in tensors(1, 1, 64, 96, 8, 8))
+    results = _core.dot_product_attention(*arrays, None, None, False, 0.3, False, True)
+    assert [array.shape[-1] for array in results] == [8, 2]
 
 
 def test_numpy_and_torch_have_the_same_bits():

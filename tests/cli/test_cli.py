@@ -107,6 +107,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         (["train", "multitask", "--weighting", "magic"], "invalid choice 'magic' for argument"),
         (["train", "multitask", "--labels-kept", "A"], "labels-kept"),
         (["bench", "kitchen"], "kitchen"),
+        (["bench", "--device", "meta"], "meta"),
         (["info", "--loud"], "--loud"),
     ],
 )
@@ -223,3 +224,22 @@ def test_bench_compares_with_its_peers(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "CartPole-v1 step" in printed
     assert "gae" in printed
+
+
+def test_bench_on_a_card_compares_with_torch(capsys, monkeypatch, device):
+    from metafast import _bench_cuda
+
+    monkeypatch.setattr(_bench_cuda, "find_card", lambda name: device)
+    monkeypatch.setattr(_bench_cuda, "title", lambda name: "a card")
+    monkeypatch.setattr(_bench_cuda, "_median_seconds", lambda function, **_: [function(), 1e-3][1])
+    monkeypatch.setattr(_bench_cuda, "NUM_ENVS", (8,))
+    monkeypatch.setattr(_bench_cuda, "GAE_SHAPES", ((6, 5),))
+    monkeypatch.setattr(_bench_cuda, "ADDITIVE_SIZES", ((2, 3, 4, 5),))
+    monkeypatch.setattr(_bench_cuda, "ROLLOUT_SIZE", (8, 2))
+    assert cli.main(["bench", "--device", "cuda", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    beginnings = [row["what"].split(" ")[0].rstrip(",") for row in rows]
+    assert beginnings == ["CartPole-v1", "gae", "gae", "additive", "rollout"]
+    assert all(row["ratio"] == 1.0 for row in rows)
+    assert cli.main(["bench", "returns", "--device", "cuda"]) == 0
+    assert "a card" in capsys.readouterr().out

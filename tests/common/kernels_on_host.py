@@ -1,4 +1,7 @@
-"""Builds the CUDA kernels for the CPU: their own source, with cuda_on_host/ in the place of CUDA's headers."""
+"""Builds the CUDA kernels for the CPU: their own source, with cuda_on_host/ in the place of CUDA's headers.
+
+METAFAST_KERNELS_ON_HOST_FLAGS are further flags of the compiler, such as a sanitizer's.
+"""
 
 import hashlib
 import importlib.util
@@ -14,7 +17,8 @@ import pybind11
 HEADERS = Path(__file__).with_name("cuda_on_host")
 SOURCES = Path(__file__).parents[2] / "csrc"
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi",
-         "-Wno-unknown-pragmas", "-Wno-ignored-attributes")  # fmt: skip
+         "-Wno-unknown-pragmas", "-Wno-ignored-attributes",
+         *os.environ.get("METAFAST_KERNELS_ON_HOST_FLAGS", "").split())  # fmt: skip
 
 
 def build():
@@ -46,7 +50,7 @@ def build():
     module = directory / f"_cuda-{name}.so"
     if not module.exists():
         partial = module.with_suffix(f".{os.getpid()}.so")
-        _run([compiler, "-shared", *objects, "-o", partial])
+        _run([compiler, *FLAGS, "-shared", *objects, "-o", partial])
         partial.rename(module)
     spec = importlib.util.spec_from_file_location("kernels_on_host._cuda", module)
     loaded = importlib.util.module_from_spec(spec)

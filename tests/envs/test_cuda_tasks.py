@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import metafast
 
@@ -94,8 +96,8 @@ class Pair:
             where = elapsed > 0 if name.startswith("random_word") else slice(None)
             np.testing.assert_array_equal(ours[name][where], theirs[name][where])
 
-    def replay(self, mode, num_steps):
-        self.reset(seed=17)
+    def replay(self, mode, num_steps, seed=17):
+        self.reset(seed=seed)
         self.compare_states()
         for t in range(num_steps):
             if (mode == "disabled" and self.ended.any()) or t % 5 == 3:
@@ -127,6 +129,53 @@ def test_random_processes_are_the_cpus(device, kwargs, num_envs, meta_observatio
 @pytest.mark.parametrize("kwargs", LEARNERS)
 def test_learners_are_the_cpus(device, kwargs, num_envs, mode):
     Pair("LearnerTasks-v0", num_envs, autoreset_mode=mode, **kwargs).replay(mode, 11)
+
+
+flags = st.booleans()
+ANY_TASK = st.one_of(
+    st.fixed_dictionaries({"arms": st.integers(1, 40), "pulls": st.integers(1, 9), "meta_observation": flags}).map(
+        lambda kwargs: ("Bandit-v0", kwargs)
+    ),
+    st.fixed_dictionaries(
+        {
+            "states": st.integers(1, 33),
+            "actions": st.integers(1, 5),
+            "horizon": st.integers(1, 4),
+            "episodes": st.integers(1, 3),
+            "meta_observation": flags,
+        }
+    ).map(lambda kwargs: ("TabularMDP-v0", kwargs)),
+    st.fixed_dictionaries(
+        {
+            "features": st.integers(1, 12),
+            "examples": st.integers(1, 7),
+            "steps": st.integers(1, 9),
+            "problem": st.sampled_from(["regression", "classification"]),
+            "action": st.sampled_from(["learning_rate", "coefficients"]),
+            "feature_scales": st.sampled_from([1.0, (0.5, 2.0)]),
+        }
+    ).map(lambda kwargs: ("LearnerTasks-v0", kwargs)),
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    task=ANY_TASK,
+    num_envs=st.sampled_from([1, 2, 31, 32, 33, 255, 256, 257, 300]),
+    mode=st.sampled_from(MODES),
+    max_episode_steps=st.none() | st.integers(1, 8),
+    seed=st.integers(0, 2**64 - 400),
+    copy=flags,
+)
+def test_any_task(device, task, num_envs, mode, max_episode_steps, seed, copy):
+    env_id, kwargs = task
+    options = {"autoreset_mode": mode, "max_episode_steps": max_episode_steps, "copy": copy}
+    Pair(env_id, num_envs, **options, **kwargs).replay(mode, 9, seed)
+
+
+@pytest.mark.parametrize("arms", [36, 37, 300])
+def test_long_rows(device, arms):
+    Pair("Bandit-v0", 270, arms=arms, pulls=3, meta_observation=True).replay("next_step", 6)
 
 
 TASKS = [

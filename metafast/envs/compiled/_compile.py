@@ -8,16 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import cgutils, compiler, errors, types
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.extending import overload
-from numba.core.registry import cpu_target
 
+from metafast.envs.compiled._builder import Builder, make_known, named_in_errors
 from metafast.envs.compiled._fields import IGNORED, TILE, Layout
-from metafast.envs.compiled._generator_type import COMPILE_OPTIONS, as_it_is, generator_type, make_generator
+from metafast.envs.compiled._generator_type import make_generator
 from metafast.envs.compiled._spaces import Element
-from metafast.envs.compiled._state_type import StateType, array_type, row_view
-from metafast.envs.compiled._widening import WideningCompiler
 
 __all__ = ["Compiled", "compile_functions"]
 
@@ -75,47 +72,8 @@ _PHASES = {
 }
 
 
-class _Builder:
-    """Compiles the functions into one library and writes the loops beside them."""
-
-    def __init__(self, name: str, layout: Layout, action: Element, observation: Element) -> None:
-        self.typing_context = cpu_target.typing_context
-        self.context = cpu_target.target_context
-        self.typing_context.refresh()
-        self.context.refresh()
-        self.library = self.context.codegen().create_library(name)
-        self.library.enable_object_caching()
-        self.module = self.library.create_ir_module(name)
-        self.name = name
-        self.state_type = StateType(layout)
-        self.observed_type = StateType(layout, readonly=True)
-        self.action = action
-        self.observation = observation
-        self.inner: list[str] = []
-
-    def compile(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Type and lower one of the user's functions into the library."""
-        flags = compiler.Flags()
-        flags.no_cpython_wrapper = True
-        flags.no_cfunc_wrapper = True
-        flags.no_compile = True
-        flags.nrt = True
-        flags.error_model = "numpy"
-        flags.boundscheck = True
-        flags.forceinline = True
-        result = compiler.compile_extra(
-            self.typing_context,
-            self.context,
-            function,
-            arguments,
-            None,
-            flags,
-            {},
-            library=self.library,
-            pipeline_class=WideningCompiler,
-        )
-        self.inner.append(result.fndesc.llvm_func_name)
-        return result
+class _PhaseBuilder(Builder):
+    """The C functions of the three phases."""
 
     def begin_phase(self, phase: str) -> tuple[ir.IRBuilder, dict[str, Any]]:
         """Start the C function of a phase."""
@@ -143,38 +101,11 @@ class _Builder:
                     builder.ret(index)
         return result
 
-    def state(self, builder: ir.IRBuilder, tile: Any, index: Any) -> Any:
-        """The value of `state`."""
-        value = ir.Constant(self.context.get_value_type(self.state_type), ir.Undefined)
-        return builder.insert_value(builder.insert_value(value, tile, 0), index, 1)
-
-    def clear(self, builder: ir.IRBuilder, tile: Any, index: Any) -> None:
-        """Set an environment's fields to zeros; of those that its reset writes, nothing is left of this."""
-        for field in self.state_type.layout.fields.values():
-            offset = builder.mul(index, ir.Constant(_I64, field.nbytes), flags=["nsw"])
-            first = builder.gep(tile, [ir.Constant(_I64, field.offset)], inbounds=True)
-            address = builder.gep(first, [offset], inbounds=True)
-            if field.shape:
-                cgutils.memset(builder, address, ir.Constant(_I64, field.nbytes), 0)
-            else:
-                number = ir.IntType(8 * field.nbytes)
-                builder.store(ir.Constant(number, 0), builder.bitcast(address, number.as_pointer()))
-
     def generator(self, builder: ir.IRBuilder, values: dict[str, Any], index: Any, step: Any, draws: Any) -> Any:
         """The value of `rng`: the current episode's number is one less than the next one's."""
         seed = builder.load(builder.gep(values["seeds"], [index]))
         following = builder.load(builder.gep(values["episodes"], [index]))
         return make_generator(self.context, builder, seed, builder.sub(following, ir.Constant(_I64, 1)), step, draws)
-
-    def row(self, builder: ir.IRBuilder, rows: Any, index: Any, element: Element, readonly: bool = False) -> Any:
-        """One environment's action or observation as an array."""
-        kind = array_type(element.dtype, element.shape, readonly)
-        return row_view(self.context, builder, kind, element.shape, self.address(builder, rows, index, element))
-
-    def address(self, builder: ir.IRBuilder, rows: Any, index: Any, element: Element) -> Any:
-        """Where one environment's action or observation is."""
-        offset = builder.mul(index, ir.Constant(_I64, element.nbytes), flags=["nsw"])
-        return builder.gep(rows, [offset], inbounds=True)
 
 
 class _Loop:
@@ -204,17 +135,9 @@ class _Loop:
         builder.position_at_end(self.after)
 
 
-def _emit_advance(make: _Builder, step: Callable[..., Any]) -> None:
+def _emit_advance(make: _PhaseBuilder, step: Callable[..., Any]) -> None:
     action = make.action
-    action_type = types.int64 if action.scalar else array_type(action.dtype, action.shape, readonly=True)
-    compiled = make.compile(step, (make.state_type, action_type, generator_type))
-    returned = compiled.signature.return_type
-    if not isinstance(returned, types.BaseTuple) or len(returned) != 2:
-        raise errors.TypingError(f"step must return (reward, terminated), not {returned}")
-    for name, kind in zip(("reward", "terminated"), returned, strict=True):
-        if not isinstance(kind, (types.Integer, types.Float, types.Boolean)):
-            raise errors.TypingError(f"step must return numbers for (reward, terminated), but its {name} is {kind}")
-
+    compiled = make.compile_step(step)
     builder, values = make.begin_phase("advance")
     draws = builder.alloca(_I32)
     with _Loop(builder, values["count"]) as index:
@@ -229,16 +152,15 @@ def _emit_advance(make: _Builder, step: Callable[..., Any]) -> None:
         state = make.state(builder, values["state"], index)
         terminated = builder.gep(values["terminated"], [index])
         result = make.call(builder, compiled, [state, taken, rng], index, ignored=terminated)
-        reward = make.context.cast(builder, builder.extract_value(result, 0), returned[0], types.float32)
-        over = make.context.cast(builder, builder.extract_value(result, 1), returned[1], types.boolean)
+        reward, over = make.outcome(builder, compiled, result)
         rewards = builder.bitcast(values["rewards"], ir.FloatType().as_pointer())
         builder.store(reward, builder.gep(rewards, [index]))
-        builder.store(builder.zext(over, _I8), terminated)
+        builder.store(over, terminated)
     builder.ret(ir.Constant(_I64, -1))
 
 
-def _emit_begin(make: _Builder, reset: Callable[..., Any]) -> None:
-    compiled = make.compile(reset, (make.state_type, generator_type))
+def _emit_begin(make: _PhaseBuilder, reset: Callable[..., Any]) -> None:
+    compiled = make.compile_reset(reset)
     builder, values = make.begin_phase("begin")
     draws = builder.alloca(_I32)
     fields = list(make.state_type.layout.fields.values())
@@ -259,7 +181,7 @@ def _listed(builder: ir.IRBuilder, values: dict[str, Any], position: Any) -> Any
 
 
 def _emit_begin_side_by_side(
-    make: _Builder, compiled: Any, builder: ir.IRBuilder, values: dict[str, Any], draws: Any
+    make: _PhaseBuilder, compiled: Any, builder: ir.IRBuilder, values: dict[str, Any], draws: Any
 ) -> None:
     """The environments listed are reset in a tile of the function's own, side by side, so that LLVM vectorises it."""
     layout = make.state_type.layout
@@ -287,9 +209,9 @@ def _emit_begin_side_by_side(
     builder.ret(ir.Constant(_I64, -1))
 
 
-def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
+def _emit_observe(make: _PhaseBuilder, observe: Callable[..., Any]) -> None:
     element = make.observation
-    compiled = make.compile(observe, (make.observed_type, array_type(element.dtype, element.shape)))
+    compiled = make.compile_observe(observe)
     builder, values = make.begin_phase("observe")
 
     element_bytes = ir.Constant(_I64, element.nbytes)
@@ -311,18 +233,14 @@ def _emit_observe(make: _Builder, observe: Callable[..., Any]) -> None:
     builder.ret(ir.Constant(_I64, -1))
 
 
-def _emit_phases(make: _Builder, functions: dict[str, Callable[..., Any]]) -> None:
+def _emit_phases(make: _PhaseBuilder, functions: dict[str, Callable[..., Any]]) -> None:
     for phase, emit, function in (
         ("step", _emit_advance, functions["step"]),
         ("reset", _emit_begin, functions["reset"]),
         ("observe", _emit_observe, functions["observe"]),
     ):
-        try:
-            with make.context.push_code_library(make.library):
-                emit(make, function)
-        except Exception as error:
-            error.user_function = phase  # type: ignore[attr-defined]
-            raise
+        with named_in_errors(make, phase):
+            emit(make, function)
 
 
 @global_compiler_lock
@@ -338,9 +256,8 @@ def compile_functions(
 
     `helpers` are the plain functions that they call. Raises numba's errors.
     """
-    for helper in helpers:
-        overload(helper, jit_options=COMPILE_OPTIONS, strict=False)(as_it_is(helper))
-    make = _Builder(name, layout, action, observation)
+    make_known(helpers)
+    make = _PhaseBuilder(name, layout, action, observation)
     _emit_phases(make, functions)
     library = make.library
     library.add_ir_module(make.module)

@@ -59,6 +59,14 @@ def compile_env(
     and NumPy do otherwise: the element types of expressions on whole arrays of float32 or narrow integers, and ``math``
     functions beyond their domain, which raise in plain Python.
 
+    With ``make_vec(..., device="cuda")`` the same functions become kernels that step the environments on a GPU: PTX,
+    which the card's driver translates, so that nothing else need be installed. The numbers are the CPU's to the bit,
+    those of `metafast.envs.math` too; but functions of ``math`` and NumPy beyond square roots and rounding are those of
+    NVIDIA's libdevice (triton has it, which torch brings, and so has a CUDA toolkit), a few units in the last place
+    away. An index out of range, or a ``raise``, leaves that environment as it was, and a later call raises the
+    exception (`DeviceVectorEnv` says when), with "?" in the place of values that were not constants. Kernels allocate
+    nothing: new arrays, lists and strings in a function are a TypeError when the environment is made.
+
     Parameters
     ----------
     observation_space, action_space : gymnasium.Space

@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 import numpy as np
 from gymnasium import Space
 
-from metafast.envs._environment import Environment
+from metafast.envs._environment import ActionLayout, Environment
 from metafast.envs.compiled._debug import PlainPhases
 from metafast.envs.compiled._fields import Layout
 from metafast.envs.compiled._renderer import UserRenderer
-from metafast.envs.compiled._source import UserFunctions, check_signatures, place
+from metafast.envs.compiled._source import UserFunctions, add_note, check_signatures, place
 from metafast.envs.compiled._spaces import action_element, observation_element
 
 __all__ = ["CompiledEnv"]
 
-_OPTIONS = ("num_threads", "autoreset_mode", "max_episode_steps", "copy", "render_mode")
+_OPTIONS = ("num_threads", "autoreset_mode", "max_episode_steps", "copy", "render_mode", "device")
 
 # The definitions of this process by their fingerprint: what is unpickled where it was pickled needs no import.
 _DEFINITIONS: weakref.WeakValueDictionary[str, "CompiledEnv"] = weakref.WeakValueDictionary()
@@ -68,6 +68,7 @@ class CompiledEnv:
         source = UserFunctions(self._functions)
         self._lock = threading.Lock()
         self._machine_code: Any = None
+        self._device_kernels: Any = None
         self._fingerprint = _hash(
             # What a spawned process calls the main module of the one that started it.
             "__main__" if self.__module__ == "__mp_main__" else self.__module__,
@@ -101,19 +102,21 @@ class CompiledEnv:
             Run the functions as plain Python, with the same random numbers: a debugger stops in them, they may print,
             and an exception carries its own traceback.
         **options
-            ``num_threads``, ``autoreset_mode``, ``max_episode_steps``, ``copy`` and ``render_mode`` of
+            ``num_threads``, ``autoreset_mode``, ``max_episode_steps``, ``copy``, ``render_mode`` and ``device`` of
             `metafast.envs.make_vec`.
 
         Returns
         -------
-        NativeVectorEnv
+        NativeVectorEnv or DeviceVectorEnv
             A `gymnasium.vector.VectorEnv`. `step` and `reset` raise what the functions raise, with a note of which
-            environment it was; every environment is then as it was before.
+            environment it was; every environment is then as it was before. With ``device="cuda"`` only that one is,
+            and the exception comes with a later call, as the errors of `DeviceVectorEnv` do.
 
         Raises
         ------
         TypeError
-            If Numba cannot compile one of the functions; it names the function and the line.
+            If Numba cannot compile one of the functions, or it calls what there is not on a GPU; it names the function
+            and the line.
         """
         from metafast.envs._make import make_from
 
@@ -122,6 +125,8 @@ class CompiledEnv:
         for name in options:
             if name not in _OPTIONS:
                 raise TypeError(f"make_vec has no argument {name!r}; it takes: debug, {', '.join(_OPTIONS)}")
+        if debug and options.get("device") not in (None, "cpu"):
+            raise ValueError("device must be None with debug=True: plain Python runs on the CPU")
         env_kwargs: dict[str, Any] = {"debug": True} if debug else {}
         return make_from(self.environment(**env_kwargs), num_envs, **options, env_kwargs=env_kwargs)
 
@@ -150,16 +155,37 @@ class CompiledEnv:
         """What the vector environment and the native batch need to know of it."""
         return UserEnvironment(self, debug)
 
+    def kernels_on(self, batch: Any) -> Any:
+        """What steps a `DeviceBatch` of these environments. Raises TypeError as `make_vec` does."""
+        from metafast.envs.compiled._device import UserDeviceKernels, build_kernels
+
+        with self._lock:
+            if self._device_kernels is None:
+                actions = ActionLayout.of(self.action_space, np.int64)
+                self._device_kernels = self._explaining(
+                    lambda source: build_kernels(
+                        self._functions, source, self._layout, self._action, self._observation, actions
+                    )
+                )
+        has_arrays = any(field.shape for field in self._layout.fields.values())
+        return UserDeviceKernels(self._device_kernels, batch, has_arrays, self.id or self.__qualname__)
+
     def _build(self) -> Any:
         from metafast.envs.compiled._machine_code import build, key_of
 
+        def build_from(source: UserFunctions) -> Any:
+            arguments = source, self._layout, self._action, self._observation
+            return build(key_of(*arguments), self._functions, *arguments)
+
+        return self._explaining(build_from)
+
+    def _explaining(self, build_from: Callable[[UserFunctions], Any]) -> Any:
         # Once more: Numba compiles in the values that global variables have now.
         source = UserFunctions(self._functions)
         if source.debug_only:
             raise TypeError(f"{self.__qualname__} does not compile. {source.debug_only[0]}")
-        arguments = source, self._layout, self._action, self._observation
         try:
-            return build(key_of(*arguments), self._functions, *arguments)
+            return build_from(source)
         except Exception as error:
             phase = getattr(error, "user_function", None)
             if phase is None:
@@ -235,6 +261,7 @@ class UserEnvironment(Environment):
             registered=definition.id is not None,
             explain_failure=self._explain_failure,
             renderer=None if definition.render is None else partial(UserRenderer, definition.render),
+            device_kernels=definition.kernels_on,
         )
         object.__setattr__(self, "definition", definition)
         object.__setattr__(self, "plain", plain)
@@ -257,7 +284,7 @@ class UserEnvironment(Environment):
                 f"{self.env_id} failed in environment {index} (no environment was changed), but as plain Python the "
                 "same code runs without an exception; compare the two with debug=True"
             )
-        _add_note(error, f"in environment {index} of {self.env_id}; no environment was changed")
+        add_note(error, f"in environment {index} of {self.env_id}; no environment was changed")
         raise error
 
     def _failure(self, env: Any, index: int, action: Any, seed: int | None) -> BaseException | None:
@@ -280,11 +307,3 @@ class UserEnvironment(Environment):
             seeds = None if seed is None else np.array([seed], dtype=np.uint64)
             batch.reset(None, seeds, None if seed is None else np.ones(1, dtype=np.bool_))
         return plain.take_error()  # type: ignore[no-any-return]
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:
-        # Python 3.10 does not print it.
-        error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["UserFunctions", "check_signatures"]
+__all__ = ["UserFunctions", "add_note", "check_signatures", "place"]
 
 PARAMETERS = {"reset": ("state", "rng"), "step": ("state", "action", "rng"), "observe": ("state", "observation")}
 # Never compiled.
@@ -268,3 +268,12 @@ def _describe_code(code: types.CodeType) -> str:
             value = sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
             constants.append(f"{type(constant).__name__} {value}")
     return repr((code.co_code.hex(), constants, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add to what is told of an exception."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        # Python 3.10 does not print it.
+        error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -19,8 +19,11 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -166,14 +169,11 @@ inline void run_block(dim3 size) {
   }
 }
 
-template <class... Parameters>
-void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, void (*kernel)(Parameters...),
-              std::tuple<std::remove_const_t<Parameters>...> arguments) {
+inline void run_blocks(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
   const std::lock_guard<std::mutex> lock(launching);
   block.dynamic_shared.assign(shared_bytes + 16, 0xA5);
   gridDim = grid;
   blockDim = size;
-  const std::function<void()> body = [&] { std::apply(kernel, arguments); };
   block.body = &body;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
@@ -181,6 +181,12 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, void (*kernel)(Par
         blockIdx = {x, y, z};
         run_block(size);
       }
+}
+
+template <class... Parameters>
+void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, void (*kernel)(Parameters...),
+              std::tuple<std::remove_const_t<Parameters>...> arguments) {
+  run_blocks(grid, size, shared_bytes, [&] { std::apply(kernel, arguments); });
 }
 
 inline void* dynamic_shared_memory() {
@@ -216,6 +222,15 @@ inline int group_begin(int width) { return lane() / width * width; }
 inline void __syncthreads() { cuda_on_host::wait(cuda_on_host::block.barrier, cuda_on_host::block.alive); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   cuda_on_host::wait(cuda_on_host::warp().barrier, __builtin_popcount(mask));
+}
+inline int __syncthreads_or(int predicate) {
+  static int any;
+  __syncthreads();
+  any = 0;
+  __syncthreads();
+  if (predicate) any = 1;
+  __syncthreads();
+  return any;
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
@@ -341,14 +356,16 @@ struct cudaDeviceProp {
 };
 
 // A card's limits are checked as a card would.
+inline bool can_launch(dim3 grid, dim3 size, std::size_t shared_bytes) {
+  const std::size_t threads = std::size_t{size.x} * size.y * size.z;
+  return grid.x != 0 && grid.y != 0 && grid.z != 0 && threads != 0 && threads <= 1024 && grid.x <= 0x7fffffffu &&
+         grid.y <= 65535 && grid.z <= 65535 && shared_bytes <= 227 * 1024;
+}
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   const dim3 grid = config->gridDim, size = config->blockDim;
-  const std::size_t threads = std::size_t{size.x} * size.y * size.z;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || threads == 0 || threads > 1024 || grid.x > 0x7fffffffu ||
-      grid.y > 65535 || grid.z > 65535 || config->dynamicSmemBytes > 227 * 1024)
-    return cudaErrorInvalidValue;
+  if (!can_launch(grid, size, config->dynamicSmemBytes)) return cudaErrorInvalidValue;
   cuda_on_host::run_grid(grid, size, config->dynamicSmemBytes, kernel,
                          std::tuple<std::remove_const_t<Parameters>...>(std::forward<Arguments>(arguments)...));
   return cudaSuccess;
@@ -377,4 +394,37 @@ inline cudaError_t cudaMemsetAsync(void* address, int value, std::size_t bytes, 
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
   return std::memcpy(to, from, bytes), cudaSuccess;
+}
+
+// Kernels that are loaded at run time come as PTX; on the host as lines of a name and the address of a function of the
+// kernel's arguments, the thread's number in its block and the block's.
+#define CUDART_VERSION 13000
+typedef std::map<std::string, void*>* cudaLibrary_t;
+typedef struct CUkern_st* cudaKernel_t;
+struct cudaFuncAttributes { int numRegs; };
+inline cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code, void*, void*, unsigned, void*, void*,
+                                       unsigned) {
+  std::istringstream lines(static_cast<const char*>(code));
+  auto loaded = std::make_unique<std::map<std::string, void*>>();
+  std::string name;
+  std::uintptr_t address;
+  while (lines >> name >> address) (*loaded)[name] = reinterpret_cast<void*>(address);
+  if (loaded->empty()) return cudaErrorInvalidValue;
+  return *library = loaded.release(), cudaSuccess;
+}
+inline cudaError_t cudaLibraryUnload(cudaLibrary_t library) { return delete library, cudaSuccess; }
+inline cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library, const char* name) {
+  const auto found = library->find(name);
+  if (found == library->end()) return cudaErrorInvalidValue;
+  return *kernel = static_cast<cudaKernel_t>(found->second), cudaSuccess;
+}
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  return *attributes = {1}, cudaSuccess;
+}
+inline cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 size, void** arguments, std::size_t shared_bytes,
+                                    cudaStream_t) {
+  if (!can_launch(grid, size, shared_bytes)) return cudaErrorInvalidValue;
+  const auto run = reinterpret_cast<void (*)(void**, unsigned, unsigned)>(const_cast<void*>(kernel));
+  cuda_on_host::run_blocks(grid, size, shared_bytes, [&] { run(arguments, threadIdx.x, blockIdx.x); });
+  return cudaSuccess;
 }
