@@ -10,6 +10,7 @@ draw (dropout) comes from the device's default generator, which torch registers 
 from __future__ import annotations
 
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,9 @@ from metafast import _device
 __all__ = ["Recorded", "Recordings", "check_not_capturing"]
 
 Made = TypeVar("Made")
+
+# Torch records one graph at a time in a process.
+_RECORDING = threading.Lock()
 
 
 class Recorded:
@@ -57,8 +61,9 @@ class Recorded:
 
     def _record(self, cuda: Any) -> None:
         graph = cuda.CUDAGraph()
-        # Other threads go on with what would spoil a recording of theirs only.
-        with cuda.graph(graph, capture_error_mode="thread_local"):
+        # Torch's own stream for this is of the device that was recorded on first. Other threads go on with what would
+        # spoil a recording of theirs only.
+        with _RECORDING, cuda.graph(graph, stream=cuda.Stream(), capture_error_mode="thread_local"):
             self._function()
         self._graph = graph
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metafast import _device
 from metafast._graph_capture import Recorded, Recordings, check_not_capturing
+from metafast.envs._batched_env import UNLIMITED
 from metafast.envs._device_batch import DeviceBatch, DeviceKernels
 from metafast.envs._device_vector_env import DeviceVectorEnv
 
@@ -100,6 +101,8 @@ class _Loop:
             "starts": empty("starts", steps, torch.bool),
         }
         self._next_step = batch.autoreset_mode == "next_step"
+        # In same_step mode each last observation is looked at, because none knows on the host which episodes were cut.
+        self._cuts = not self._next_step and batch.max_episode_steps < UNLIMITED
         if self._next_step:
             self.columns["mask"] = empty("mask", steps, torch.bool)
         self.initial_hidden = self._hidden = None
@@ -119,6 +122,7 @@ class _Loop:
     def _run(self) -> None:
         distribution, c = self._policy.distribution, self.columns
         c["final_observations"].zero_()
+        c["final_values"].zero_()
         hidden: Any = self.initial_hidden
         self._kernels.observe(self._batch, c["observations"][0])
         for step in range(self._num_steps):
@@ -141,7 +145,7 @@ class _Loop:
                 c["truncated"][step],
                 None if self._next_step else c["final_observations"][step],
             )
-            if not self._next_step:
+            if self._cuts:
                 nowhere = torch.zeros_like(c["starts"][step])
                 c["final_values"][step] = self._answer(c["final_observations"][step], hidden, nowhere)[1]
         starts = torch.empty_like(c["starts"][0])

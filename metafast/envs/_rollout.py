@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
-from metafast import _core
+from metafast import _arrays, _core
 from metafast.envs._arguments import check_whole_number
 from metafast.envs._batched_env import BatchedVectorEnv
 from metafast.envs._vector_env import NativeVectorEnv
@@ -95,7 +95,7 @@ class Rollout:
 
     def numpy(self) -> "Rollout":
         """The same with NumPy arrays, which share the memory of tensors on the CPU and are copies of others."""
-        return self.map(lambda column: np.asarray(column if isinstance(column, np.ndarray) else column.cpu()))
+        return self.map(lambda column: np.asarray(column.cpu() if _arrays.is_torch(column) else column))
 
 
 def rollout(

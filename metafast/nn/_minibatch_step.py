@@ -132,7 +132,7 @@ class MinibatchStep:
         kept = flat
         if decay and optimizer.decoupled_weight_decay:
             kept = flat * (1 - self.learning_rate * decay).to(flat.dtype)
-        self._count += finite
+        self._count += 1
         if optimizer.plain:
             after = kept - self.learning_rate.to(flat.dtype) * gradient
         else:

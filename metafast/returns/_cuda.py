@@ -1,6 +1,6 @@
 """The return estimators on CUDA tensors: checks, allocates, queues the kernels.
 
-Kernels take arrays as (address, outer stride, time stride, inner stride); whatever has such strides is taken as it lies.
+Kernels take arrays as (address, outer, time and inner stride); whatever has such strides is taken as it lies.
 Nothing waits for the card, except for errors that only memory tells, and not for those while a CUDA graph is recorded.
 """
 
@@ -9,16 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metafast import _arrays, _device
-from metafast.returns._checks import check
+from metafast.returns._cuda_checks import DTYPES, check_arguments, check_out
 from metafast.returns._estimator import FLAGS, Estimator
 from metafast.returns._layout import Layout, Steps
 
-_FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _BYTES = (torch.bool, torch.uint8, torch.int8)
 _INPUTS = frozenset({"rewards", "values", "final_values", "log_rhos", "next_q_expected", "next_q"})
 _CLIPS = ("clip_rho", "clip_c", "clip_pg_rho")
@@ -37,12 +35,10 @@ def call(estimator: Estimator, arguments: tuple[Any, ...], out: Any = None) -> A
         The caller's own tensor for the result, or a pair of them, if any.
     """
     named = dict(zip(estimator.arguments, arguments, strict=True))
-    check(estimator, estimator.named(arguments), on_cuda=True)
-    rewards = named["rewards"]
-    if rewards.dtype not in _FLOATS:
-        raise TypeError(f"rewards has dtype {_arrays.dtype_name(rewards)}; expected float32, float64 or half precision")
+    check_arguments(estimator, named)
     if out is not None:
-        _check_out(estimator, named, out)
+        check_out(estimator, named, out)
+    rewards = named["rewards"]
     if rewards.dtype.itemsize == 2 and any(_is_wider(named.get(name), rewards) for name in _arrays.COEFFICIENTS):
         return _in_float32(estimator, named, out)
     if estimator.name == "group_advantages":
@@ -76,7 +72,7 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, kind: str) -> Tensor:
         return result  # type: ignore[no-any-return]
     ids, order = torch.sort(group_ids.long(), stable=True)
     differs = ids[1:] != ids[:-1]
-    starts, ends = torch.nn.functional.pad(differs, (1, 0), value=True), torch.nn.functional.pad(differs, (0, 1), value=True)
+    starts, ends = (torch.nn.functional.pad(differs, sides, value=True) for sides in ((1, 0), (0, 1)))
     places = torch.arange(size, device=rewards.device)
     first = torch.where(starts, places, 0).cummax(0).values
     in_order = rewards.detach()[order].double()
@@ -95,10 +91,7 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, kind: str) -> Tensor:
     counts = sums(torch.ones_like(in_order))
     differences = in_order - sums(in_order) / counts
     others = counts - 1
-    if kind == "rloo":
-        scales = counts / others
-    else:
-        scales = 1 / ((sums(differences.square()) / others).sqrt() + 1e-6)
+    scales = counts / others if kind == "rloo" else 1 / ((sums(differences.square()) / others).sqrt() + 1e-6)
     result[order] = torch.where(others > 0, differences * scales, 0.0).to(rewards.dtype)
     return result  # type: ignore[no-any-return]
 
@@ -153,7 +146,7 @@ class _Call:
         if leading.numel() == 0:
             return
         solve = functools.partial(
-            _device.kernels().solve_returns, self.kernel, _FLOATS[leading.dtype], self.layout.extents, self.inputs,
+            _device.kernels().solve_returns, self.kernel, DTYPES[leading.dtype], self.layout.extents, self.inputs,
             self.flags, self.factors, self.numbers, self.clips, self.bootstrapped, self.results, self.n,
             stream=_device.stream_of(leading),
         )  # fmt: skip
@@ -198,18 +191,18 @@ def _solve(estimator: Estimator, named: dict[str, Any], out: Any) -> Any:
     if call.kernel == "n_step_returns" and call.n >= layout.extents[1]:
         call.kernel = "lambda_returns"  # no window ends before its episode
         call.coefficient("lam", 1.0)
-    names = estimator.results or ("out",)
-    given = () if out is None else out if estimator.results else (out,)
-    results = tuple(given) or tuple(layout.empty(name) for name in names)
-    targets = [result if layout.view(result)[0] is result else layout.empty(name) for name, result in zip(names, results, strict=True)]
-    for index, target in enumerate(targets):
-        call.result(index, target)
+    names = estimator.results or (f"the result of {estimator.name}",)
+    given = () if out is None else tuple(out) if estimator.results else (out,)
+    made = tuple(result if layout.takes(result) else layout.empty("out") for result in given)
+    results = made or tuple(layout.empty(name) for name in names)
+    for index, result in enumerate(results):
+        call.result(index, result)
     call.queue()
-    for result, target in zip(results, targets, strict=True):
+    for target, result in zip(given, made, strict=True):
         if target is not result:
-            result.copy_(target)
+            target.copy_(result)
     if out is not None:
-        torch.autograd.graph.increment_version(results)
+        torch.autograd.graph.increment_version(given)
         return out
     return results if estimator.results else results[0]
 
@@ -264,50 +257,10 @@ def _in_float32(estimator: Estimator, named: dict[str, Any], out: Any) -> Any:
     results = call(estimator, tuple(wide.values()))
     if out is None:
         return tuple(result.to(dtype) for result in results) if estimator.results else results.to(dtype)
-    for target, result in zip(out if estimator.results else (out,), results if estimator.results else (results,), strict=True):
+    targets, made = (out, results) if estimator.results else ((out,), (results,))
+    for target, result in zip(targets, made, strict=True):
         target.copy_(result)
     return out
-
-
-def _check_out(estimator: Estimator, named: dict[str, Any], out: Any) -> None:
-    rewards = named["rewards"]
-    if estimator.results:
-        expected = f"out must be a pair of arrays ({', '.join(estimator.results)}), not "
-        if not isinstance(out, tuple | list):
-            raise TypeError(expected + type(out).__name__)
-        if len(out) != 2:
-            raise ValueError(f"{expected}{len(out)} of them")
-    outputs = _arrays.name_outputs(out if estimator.results else (out,))
-    if not estimator.results:
-        outputs = {"out": out}
-    _arrays.check_same_kind({"rewards": rewards, **outputs}, on_cuda=True)
-    _arrays.check_floats_share_dtype({"rewards": rewards, **outputs})
-    _arrays.check_can_be_written(out)
-    taken = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    for name, output in outputs.items():
-        if output.shape != rewards.shape:
-            raise ValueError(f"{name} has shape {tuple(output.shape)}, expected {tuple(rewards.shape)}, the shape of rewards")
-        for other_name, other in taken.items():
-            if _overlap(output, other):
-                raise ValueError(f"{name} shares memory with {other_name}; results need memory of their own")
-        taken[name] = output
-
-
-def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors share memory, of which only the addresses are looked at."""
-    return bool(np.shares_memory(np.asarray(_Memory(one)), np.asarray(_Memory(other))))
-
-
-class _Memory:
-    def __init__(self, tensor: Tensor) -> None:
-        size = tensor.element_size()
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": f"|V{size}",
-            "shape": tuple(tensor.shape),
-            "strides": tuple(size * stride for stride in tensor.stride()),
-            "data": (tensor.data_ptr(), True),
-        }
 
 
 @functools.cache

@@ -30,9 +30,9 @@ def _remember_torch(torch_calls: ModuleType) -> None:
 class Estimator:
     """A binding, its arguments by name, and the ways to it for the arrays of every library.
 
-    NumPy arrays go straight to the binding, which checks them itself; so do plain torch tensors of the CPU. CUDA tensors,
-    torch calls that a graph is made of and JAX calls that are being traced go to their own rooms, imported at first use;
-    the arrays of other libraries through :mod:`metafast._arrays`.
+    NumPy arrays go straight to the binding, which checks them itself; so do plain torch tensors of the CPU. CUDA
+    tensors, torch calls that a graph is made of and JAX calls that are being traced go to their own rooms, imported at
+    first use; the arrays of other libraries through :mod:`metafast._arrays`.
 
     Parameters
     ----------

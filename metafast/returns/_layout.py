@@ -37,31 +37,35 @@ class Layout:
         """Give the strides of a tensor of the rewards' shape: of a copy, where its own do not make three axes."""
         strides = tensor.stride()
         steps = self._steps if strides == self._strides else self._steps_of(strides)
-        if steps is None:
-            tensor = tensor.contiguous()
-            steps = self._steps_of(tensor.stride())
-            assert steps is not None
-        return tensor, steps
+        if steps is not None:
+            return tensor, steps
+        return self.view(tensor.contiguous())
 
     def row(self, tensor: Tensor) -> tuple[Tensor, Steps]:
         """Give the strides of a tensor that has the rewards' shape without the time axis."""
-        return self.view(tensor.unsqueeze(self.time_axis).expand(self.shape))
+        strides = tensor.stride()
+        steps = self._steps_of((*strides[: self.time_axis], 0, *strides[self.time_axis :]))
+        if steps is not None:
+            return tensor, steps
+        return self.row(tensor.contiguous())
+
+    def takes(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor of the rewards' shape needs no copy."""
+        return self._steps_of(tensor.stride()) is not None
 
     def empty(self, name: str) -> Tensor:
         """Allocate a tensor that lies in memory as the rewards do."""
-        batch = self.shape[: self.time_axis] + self.shape[self.time_axis + 1 :]
-        length = self.shape[self.time_axis]
         time_last = self.time_axis == 1
-        if self.has_one_batch and self._steps is not None and length > 1 and self.extents[2] > 1:
+        if self.has_one_batch and self._steps is not None:
             _, of_time, of_columns = self._steps
             time_last = of_columns != 1 and (of_time == 1 or time_last)
-        elif not self.has_one_batch:
-            return _device.empty(name, self.shape, self.leading)  # type: ignore[no-any-return]
-        if time_last:
-            made = _device.empty(name, (*batch, length), self.leading).movedim(-1, self.time_axis)
+        result: Tensor
+        if time_last == (self.time_axis == 1) or not self.has_one_batch:
+            result = _device.empty(name, self.shape, self.leading)
+        elif time_last:
+            result = _device.empty(name, (*self.shape[1:], self.shape[0]), self.leading).movedim(-1, 0)
         else:
-            made = _device.empty(name, (length, *batch), self.leading).movedim(0, self.time_axis)
-        result: Tensor = made
+            result = _device.empty(name, (self.shape[1], self.shape[0], *self.shape[2:]), self.leading).movedim(0, 1)
         return result
 
     def _steps_of(self, strides: tuple[int, ...]) -> Steps | None:

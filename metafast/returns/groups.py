@@ -14,7 +14,7 @@ def group_advantages(rewards: Any, group_ids: Any, *, kind: str = "grpo") -> Any
     reward less the mean of the group's other samples. A group of one gets 0.
 
     Takes and returns arrays as :func:`metafast.gae` does, but the result is a constant: it carries no gradient, and
-    tensors that require grad are taken as they are.
+    tensors that require grad are taken as they are. Sums are taken in float64, on CUDA tensors too.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ class Notes(list):
     def context(self, name):
         @contextmanager
         def enter(what, **options):
-            self.append((f"begin {name}", str(what), *options.values()))
+            self.append((f"begin {name}", str(what), *map(str, options.values())))
             yield
             self.append(f"end {name}")
 
@@ -68,7 +68,7 @@ def test_run_then_recorded_then_replayed(notes):
     notes.clear()
     recorded()
     # A recording does nothing: the replay is the work.
-    assert notes == [device, ("begin graph", "graph", "thread_local"), "work", "end graph", "replay", over]
+    assert notes == [device, ("begin graph", "graph", "side", "thread_local"), "work", "end graph", "replay", over]
     notes.clear()
     recorded()
     assert notes == [device, "replay", over]

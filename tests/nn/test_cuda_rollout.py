@@ -31,14 +31,23 @@ def make_policy(env, device, dtype=torch.float64, **options):
 def same_state(env, other):
     mine, theirs = env.get_state(), other.get_state()
     for name, array in mine.items():
-        np.testing.assert_allclose(array, theirs[name], rtol=1e-9, err_msg=name)
+        for field in array.dtype.names or [...]:
+            np.testing.assert_allclose(array[field], theirs[name][field], rtol=1e-9, err_msg=f"{name} {field}")
+
+
+# With limits, so that episodes are cut as well as ended; the last has none.
+ENVIRONMENTS = {
+    "CartPole-v1": {"max_episode_steps": 7},
+    "Pendulum-v1": {"max_episode_steps": 7},
+    "TabularMDP-v0": {"states": 3, "actions": 4, "horizon": 4, "episodes": 3},
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_loop_by_hand(device, name, mode, network):
-    options = {"autoreset_mode": mode, "max_episode_steps": 7}
+    options = {"autoreset_mode": mode, **ENVIRONMENTS[name]}
     env = metafast.envs.make_vec(name, 5, device="cuda", **options)
     other = metafast.envs.make_vec(name, 5, **options)
     policy = make_policy(env, device, **NETWORKS[network])
@@ -58,6 +67,21 @@ def test_the_loop_by_hand(device, name, mode, network):
     # What a call gave is its own.
     for mine, expected in kept:
         assert_same_rollouts(mine.numpy(), expected, policy, 1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ends_at_the_limit_by_falling_have_no_value(device, mode):
+    """Who always pushes left falls in 8 to 10 steps."""
+    env = metafast.envs.make_vec("CartPole-v1", 20, device="cuda", autoreset_mode=mode, max_episode_steps=9)
+    policy = make_policy(env, device)
+    with torch.no_grad():
+        policy.policy.bias[0] = 100
+    env.reset(seed=5)
+    mine = rollout(env, policy, 9)
+    both = mine.terminated & mine.truncated
+    assert both.any()
+    assert (mine.final_values[both] == 0).all()
+    assert (mine.final_values[mine.truncated & ~mine.terminated] != 0).all()
 
 
 def make(name="CartPole-v1", num_envs=5, **options):

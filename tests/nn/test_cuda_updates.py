@@ -266,3 +266,24 @@ def test_the_optimizer_follows_the_policy_and_is_saved(device, on_cpu):
     assert again.step_count == 1
     torch.testing.assert_close(again.second, optimizer.second)
     assert metafast.nn.ActorCritic is type(policy)
+
+
+def test_a_policy_on_the_cpu_and_tensors_elsewhere(monkeypatch):
+    """The error names both; here the device without memory stands for a card."""
+    monkeypatch.setattr(_device, "is_on_device", lambda array: isinstance(array, torch.Tensor) and array.is_meta)
+    policy = make_policy()
+    rollout = moved(make_rollout(policy), "meta")
+    data = Demonstrations(rollout.observations[0], rollout.actions[0])
+    for update, experience in (
+        (ppo_update, rollout),
+        (a2c_update, rollout),
+        (reinforce_update, rollout),
+        (clone_update, data),
+    ):
+        with pytest.raises(TypeError, match="is on meta, but the policy is on the CPU"):
+            update(policy, Adam(policy), experience)
+    env = metafast.envs.make_vec("Pendulum-v1", 2, autoreset_mode="same_step")
+    env.reset(seed=0)
+    acting = metafast.nn.ActorCritic(env.single_observation_space, env.single_action_space).to("meta")
+    with pytest.raises(TypeError, match="env is on the CPU, but policy is on meta"):
+        metafast.envs.rollout(env, acting, 2)

@@ -79,8 +79,10 @@ def test_sizes_around_those_of_tiles(device, name, num_steps, batch, time_axis):
                            on_grid=name == "upgo")  # fmt: skip
     numbers = {"clip_rho": 1.3, "clip_c": 0.9, "clip_pg_rho": 1.1} if name == "vtrace" else {}
     numbers = {"n": 37} if name == "n_step_returns" else numbers
-    coefficients = {key: "full" if name == "retrace" else 0.9 for key in ("gamma", "lam")}
-    case = Case(estimator, problem, with_row=True, with_mask=name == "masked", numbers=numbers, coefficients=coefficients)
+    coefficients = dict.fromkeys(("gamma", "lam"), "full" if name == "retrace" else 0.9)
+    case = Case(
+        estimator, problem, with_row=True, with_mask=name == "masked", numbers=numbers, coefficients=coefficients
+    )
     case.assert_agrees(on_host(estimator(**tensors(device, case.arguments()))))
 
 
@@ -120,9 +122,7 @@ def test_garbage_is_seen_at_any_distance_and_crosses_no_end(device):
 @pytest.mark.parametrize("shape", [(30, 8), (30, 3), (40, 1)], ids=str)
 def test_half_precision_is_computed_in_float32(device, dtype, shape):
     generator = torch.Generator().manual_seed(0)
-    rewards, values, final_values, gamma = (
-        torch.rand(shape, generator=generator).to(device, dtype) for _ in range(4)
-    )
+    rewards, values, final_values, gamma = (torch.rand(shape, generator=generator).to(device, dtype) for _ in range(4))
     bootstrap, truncated = values[0].clone(), (torch.rand(shape, generator=generator) < 0.1).to(device)
     options = {"gamma": gamma, "lam": 0.97, "final_values": final_values}
     terminated = torch.zeros_like(truncated)
