@@ -120,23 +120,25 @@ __global__ void __launch_bounds__(kTransformThreads)
   const T* key = rows_of(arguments.key, extents, problem) + first * arguments.key.row_stride;
   const T* inverses = arguments.keys.inverses + problem % extents.heads * padded;
   T* out = arguments.keys.rows + (problem * extents.keys + first) * padded;
-  for (std::int64_t index = threadIdx.x; index < rows * padded; index += kTransformThreads) {
-    const std::int64_t row = index / padded, h = index % padded;
-    T result = 0;
-    if (h < extents.width && first + row < end && takes_part(arguments.selection, batch, first + row)) {
-      const T x = key[row * arguments.key.row_stride + h];
-      result = form == DeviceForm::direct
-                   ? x
-                   : shifted_exponential<false>(x, -arguments.keys.centres[problem * padded + h],
-                                                arguments.keys.limits[problem * padded + h], T(1));
-      if (form == DeviceForm::quads) result *= inverses[h];
+  // A warp for each row.
+  for (std::int64_t row = threadIdx.x / kWarpSize; row < rows; row += kTransformThreads / kWarpSize)
+    for (std::int64_t h = threadIdx.x % kWarpSize; h < padded; h += kWarpSize) {
+      T result = 0;
+      if (h < extents.width && first + row < end && takes_part(arguments.selection, batch, first + row)) {
+        const T x = key[row * arguments.key.row_stride + h];
+        result = form == DeviceForm::direct
+                     ? x
+                     : shifted_exponential<false>(x, -arguments.keys.centres[problem * padded + h],
+                                                  arguments.keys.limits[problem * padded + h], T(1));
+        if (form == DeviceForm::quads) result *= inverses[h];
+      }
+      out[row * padded + h] = result;
     }
-    out[index] = result;
-  }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTransformThreads) transform_queries(DeviceAdditive<T> arguments, std::int64_t tiles) {
+__global__ void __launch_bounds__(kTransformThreads)
+    transform_queries(DeviceAdditive<T> arguments, std::int64_t tiles) {
   const Extents& extents = arguments.extents;
   const std::int64_t problem = blockIdx.x / tiles, first = blockIdx.x % tiles * kTransformRows;
   const std::int64_t padded = padded_columns(extents.width);
@@ -145,18 +147,19 @@ __global__ void __launch_bounds__(kTransformThreads) transform_queries(DeviceAdd
   const std::int64_t rows = extents.queries - first < kTransformRows ? extents.queries - first : kTransformRows;
   const T* query = rows_of(arguments.query, extents, problem) + first * arguments.query.row_stride;
   T* out = arguments.query_rows + (problem * extents.queries + first) * padded;
-  for (std::int64_t index = threadIdx.x; index < rows * padded; index += kTransformThreads) {
-    const std::int64_t row = index / padded, h = index % padded;
-    T result = 0;
-    if (h < extents.width) {
-      const T x = query[row * arguments.query.row_stride + h];
-      result = form == DeviceForm::direct
-                   ? x
-                   : shifted_exponential<false>(x, arguments.keys.centres[problem * padded + h],
-                                                arguments.keys.limits[problem * padded + h], scale);
+  // A warp for each row.
+  for (std::int64_t row = threadIdx.x / kWarpSize; row < rows; row += kTransformThreads / kWarpSize)
+    for (std::int64_t h = threadIdx.x % kWarpSize; h < padded; h += kWarpSize) {
+      T result = 0;
+      if (h < extents.width) {
+        const T x = query[row * arguments.query.row_stride + h];
+        result = form == DeviceForm::direct
+                     ? x
+                     : shifted_exponential<false>(x, arguments.keys.centres[problem * padded + h],
+                                                  arguments.keys.limits[problem * padded + h], scale);
+      }
+      out[row * padded + h] = result;
     }
-    out[index] = result;
-  }
 }
 
 }  // namespace

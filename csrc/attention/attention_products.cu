@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kTileThreads)
   T sums[kEach][kEach] = {};
   const auto at_most = [](std::int64_t count) { return count < 0 ? 0 : count < kTile ? count : kTile; };
   if (key < end)
-    add_tile<Products>(sums,
+    add_tile<Products, false>(sums,
                        TileRows<T>{rows_of(arguments.first, extents, problem) + query * arguments.first.row_stride,
                                    arguments.first.row_stride, at_most(extents.queries - query)},
                        TileRows<T>{rows_of(arguments.second, extents, problem) + key * arguments.second.row_stride,
