@@ -13,14 +13,14 @@ constexpr int kValueRows = 32;                           // that lie in shared m
 constexpr int kValueStride = static_cast<int>(kContextColumns) + 4;
 constexpr int kWeightStride = kTile + 4;
 
-template <class T>
+template <int each, class T>
 struct alignas(16) ForwardMemory {
   union {
     TileMemory<T> tile;
     T values[kValueRows][kValueStride];
   };
-  T weights[kTile][kWeightStride];  // scores without their factor, then weights without their sum
-  T largest[kTile], sums[kTile], rescale[kTile];
+  T weights[each * kGroups][kWeightStride];  // scores without their factor, then weights without their sum
+  T largest[each * kGroups], sums[each * kGroups], rescale[each * kGroups];
   bool active[kTile];
 };
 
@@ -28,20 +28,20 @@ struct alignas(16) ForwardMemory {
 template <int each, class T>
 __device__ __forceinline__ void score_tile(T (&sums)[each][kEach], const DeviceAdditive<T>& arguments,
                                            DeviceForm form, std::int64_t head, const TileRows<T>& queries,
-                                           const TileRows<T>& keys, ForwardMemory<T>& memory, const TilePlace& place) {
+                                           const TileRows<T>& keys, TileMemory<T>& memory, const TilePlace& place) {
   const std::int64_t padded = padded_columns(arguments.extents.width);
   const T* weights = arguments.keys.weights + head * padded;
   if constexpr (sizeof(T) == sizeof(float)) {
     const T* inverses = arguments.keys.inverses + head * padded;
     if (form == DeviceForm::quads)
-      return add_tile<Quads, true>(sums, queries, keys, padded, memory.tile, place, [&](std::int64_t h) {
+      return add_tile<Quads, true>(sums, queries, keys, padded, memory, place, [&](std::int64_t h) {
         return inverses[h] == T(0) ? kQuadPadding : kQuadScale * inverses[h];
       });
     if (form == DeviceForm::pairs)
-      return add_tile<Pairs, true>(sums, queries, keys, padded, memory.tile, place,
+      return add_tile<Pairs, true>(sums, queries, keys, padded, memory, place,
                              [&](std::int64_t h) { return weights[h]; });
   }
-  add_tile<Direct, true>(sums, queries, keys, padded, memory.tile, place, [&](std::int64_t h) { return weights[h]; });
+  add_tile<Direct, true>(sums, queries, keys, padded, memory, place, [&](std::int64_t h) { return weights[h]; });
 }
 
 // `each`: queries of a thread.
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 :
   constexpr int block_queries = each * kGroups;
   constexpr int row_threads = kTileThreads / block_queries;  // that share a row of the softmax
   constexpr int rows_of_warp = block_queries / (kTileThreads / kWarpSize);
-  ForwardMemory<T>& memory = *dynamic_shared<ForwardMemory<T>>();
+  auto& memory = *dynamic_shared<ForwardMemory<each, T>>();
   const Extents& extents = arguments.extents;
   const std::int64_t problem = blockIdx.x / tiles, first = blockIdx.x % tiles * block_queries;
   const std::int64_t batch = problem / extents.heads, head = problem % extents.heads;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 :
   const int columns = extents.value_width < kContextColumns ? static_cast<int>(extents.value_width) : kContextColumns;
   const T* value = rows_of(arguments.value, extents, problem);
 
-  if (threadIdx.x < kTile) {
+  if (threadIdx.x < block_queries) {
     memory.largest[threadIdx.x] = -T(INFINITY);
     memory.sums[threadIdx.x] = 0;
   }
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 :
     const std::int64_t keys = end - begin < kTile ? end - begin : kTile;
     T sums[each][kEach] = {};
     score_tile(sums, arguments, form, head, query_rows,
-               TileRows<T>{arguments.keys.rows + (problem * extents.keys + begin) * padded, padded, keys}, memory,
-               place);
+               TileRows<T>{arguments.keys.rows + (problem * extents.keys + begin) * padded, padded, keys},
+               memory.tile, place);
 #pragma unroll
     for (int i = 0; i < each; ++i)
 #pragma unroll
@@ -204,10 +204,11 @@ void attend(const DeviceAdditiveForward<T>& arguments, const Stream& stream) {
   const std::int64_t whole_tiles = tiles_of(extents.queries, kTile), small_tiles = tiles_of(extents.queries, kGroups);
   const bool whole = sizeof(T) == sizeof(float) && extents.queries > kGroups &&
                      extents.problems() * whole_tiles >= count_multiprocessors(stream);
-  const auto kernel = whole ? forward<sizeof(T) == sizeof(float) ? kEach : 1, T> : forward<1, T>;
+  constexpr int most = sizeof(T) == sizeof(float) ? kEach : 1;
   const std::int64_t tiles = whole ? whole_tiles : small_tiles;
-  launch(stream, row_of_blocks(extents.problems() * tiles), kTileThreads, sizeof(ForwardMemory<T>), kernel, arguments,
-         tiles);
+  launch(stream, row_of_blocks(extents.problems() * tiles), kTileThreads,
+         whole ? sizeof(ForwardMemory<most, T>) : sizeof(ForwardMemory<1, T>),
+         whole ? forward<most, T> : forward<1, T>, arguments, tiles);
   if (extents.value_width <= kContextColumns) return;
   // The other columns, from the weights.
   WeightedRows<T> rest;

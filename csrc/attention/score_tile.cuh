@@ -14,15 +14,18 @@ constexpr int kTile = 64;         // rows of either side
 constexpr int kTileThreads = 256;
 constexpr int kEach = 4;          // rows of either side that a thread has
 constexpr int kGroups = kTile / kEach;
-constexpr int kColumns = 32;      // that lie in shared memory together
+// Columns that lie in shared memory together.
+template <class T>
+constexpr int kColumns = sizeof(T) == sizeof(float) ? 32 : 16;
 // With four columns more between rows, eight neighbouring rows are in different banks.
-constexpr int kColumnStride = kColumns + 4;
+template <class T>
+constexpr int kColumnStride = kColumns<T> + 4;
 
 template <class T>
 struct alignas(16) TileMemory {
-  T first[kTile][kColumnStride];
-  T second[kTile][kColumnStride];
-  T weights[kColumns];
+  T first[kTile][kColumnStride<T>];
+  T second[kTile][kColumnStride<T>];
+  T weights[kColumns<T>];
 };
 
 // A thread's rows are group + 16 i; of the first side there may be fewer than 4. A warp has 4 groups of the first side
@@ -102,11 +105,11 @@ struct Products {
 // Columns [begin, begin + kColumns) of `first_count` rows and of kTile others to shared memory. `by_fours`: rows and
 // their ends are aligned so.
 template <int first_count, bool by_fours, class T>
-__device__ __forceinline__ void load_rows(T (&first_to)[kTile][kColumnStride], const TileRows<T>& first,
-                                          T (&second_to)[kTile][kColumnStride], const TileRows<T>& second,
+__device__ __forceinline__ void load_rows(T (&first_to)[kTile][kColumnStride<T>], const TileRows<T>& first,
+                                          T (&second_to)[kTile][kColumnStride<T>], const TileRows<T>& second,
                                           std::int64_t begin, std::int64_t width) {
   using Unit = std::conditional_t<by_fours, Four<T>, T>;
-  constexpr int step = by_fours ? 4 : 1, steps = kColumns / step;
+  constexpr int step = by_fours ? 4 : 1, steps = kColumns<T> / step;
   const int column = threadIdx.x % steps * step;
   const bool inside = begin + column < width;
   // Both sides' loads are on their way together; more at once would take registers that the sums need.
@@ -128,13 +131,13 @@ template <class Operation, bool by_fours, int each, class T, class Weigh>
 __device__ __forceinline__ void add_tile(T (&sums)[each][kEach], const TileRows<T>& first, const TileRows<T>& second,
                                          std::int64_t width, TileMemory<T>& memory, const TilePlace& place,
                                          const Weigh& weigh) {
-  for (std::int64_t begin = 0; begin < width; begin += kColumns) {
+  for (std::int64_t begin = 0; begin < width; begin += kColumns<T>) {
     __syncthreads();
     load_rows<each * kGroups, by_fours>(memory.first, first, memory.second, second, begin, width);
-    if (threadIdx.x < kColumns)
+    if (threadIdx.x < kColumns<T>)
       memory.weights[threadIdx.x] = begin + threadIdx.x < width ? weigh(begin + threadIdx.x) : T(0);
     __syncthreads();
-    const int columns = width - begin < kColumns ? static_cast<int>(width - begin) : kColumns;
+    const int columns = width - begin < kColumns<T> ? static_cast<int>(width - begin) : kColumns<T>;
     T parts[each][kEach] = {};
     if constexpr (Operation::kByFours) {
 #pragma unroll 1
