@@ -1,3 +1,4 @@
+// The products of attention_products.cuh, in tiles that pass through shared memory.
 #include "attention/attention_products.cuh"
 
 #include "attention/score_tile.cuh"
