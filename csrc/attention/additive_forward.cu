@@ -44,6 +44,31 @@ __device__ __forceinline__ void score_tile(T (&sums)[each][kEach], const DeviceA
   add_tile<Direct, true>(sums, queries, keys, padded, memory, place, [&](std::int64_t h) { return weights[h]; });
 }
 
+// Values of kValueRows keys, of which `count` are there, to shared memory: 128 columns of them, or 64 where there are
+// no more; zeros for keys that take no part.
+template <class Unit, class T>
+__device__ __forceinline__ void load_values(T (&to)[kValueRows][kValueStride], const T* rows, std::int64_t stride,
+                                            std::int64_t count, const bool* active, int columns) {
+  constexpr int step = sizeof(Unit) / sizeof(T), loads = 4;
+  const int units = (columns > kTile ? 2 * kTile : kTile) / step;  // of a row, a power of two that threads share
+  const int column = threadIdx.x % units * step, rows_together = kTileThreads / units;
+#pragma unroll 1
+  for (int first = threadIdx.x / units; first < kValueRows; first += loads * rows_together) {
+    Unit unit[loads]{};
+#pragma unroll
+    for (int load = 0; load < loads; ++load) {
+      const int row = first + load * rows_together;
+      if (row < kValueRows && row < count && active[row] && column < columns)
+        unit[load] = *reinterpret_cast<const Unit*>(rows + row * stride + column);
+    }
+#pragma unroll
+    for (int load = 0; load < loads; ++load) {
+      const int row = first + load * rows_together;
+      if (row < kValueRows) *reinterpret_cast<Unit*>(&to[row][column]) = unit[load];
+    }
+  }
+}
+
 // `each`: queries of a thread.
 template <int each, class T>
 __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 : 1)
@@ -68,6 +93,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 :
   T* const raw = arguments.weights ? arguments.weights + (problem * extents.queries + first) * extents.keys : nullptr;
   const int columns = extents.value_width < kContextColumns ? static_cast<int>(extents.value_width) : kContextColumns;
   const T* value = rows_of(arguments.value, extents, problem);
+  const bool by_fours = columns % 4 == 0 && arguments.value.row_stride * sizeof(T) % 16 == 0 &&
+                        reinterpret_cast<std::uintptr_t>(value) % 16 == 0;
 
   if (threadIdx.x < block_queries) {
     memory.largest[threadIdx.x] = -T(INFINITY);
@@ -146,13 +173,12 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == sizeof(float) ? 2 :
     }
     for (int half = 0; half < kTile && half < keys; half += kValueRows) {
       __syncthreads();
-      const int shift = columns > kTile ? 7 : 6;  // 128 columns, or 64
-      for (int index = threadIdx.x; index < kValueRows << shift; index += kTileThreads) {
-        const int row = index >> shift, column = index & ((1 << shift) - 1);
-        const bool inside = half + row < keys && memory.active[half + row] && column < columns;
-        memory.values[row][column] =
-            inside ? value[(begin + half + row) * arguments.value.row_stride + column] : T(0);
-      }
+      const std::int64_t stride = arguments.value.row_stride;
+      const T* rows = value + (begin + half) * stride;
+      if (by_fours)
+        load_values<Four<T>>(memory.values, rows, stride, keys - half, &memory.active[half], columns);
+      else
+        load_values<T>(memory.values, rows, stride, keys - half, &memory.active[half], columns);
       __syncthreads();
 #pragma unroll 1
       for (int key = 0; key < kValueRows; key += 4) {
