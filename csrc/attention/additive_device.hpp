@@ -1,7 +1,7 @@
 // Additive attention on CUDA devices: the arguments of its kernels, and the functions that queue them on a stream.
 //
-// The forms are those of exponential_form.hpp, chosen on the device, problem by problem, where the keys' range is known;
-// the host never waits to learn it. All memory is the caller's. "Rows" below are contiguous, one problem after another,
+// The forms are those of exponential_form.hpp, chosen on the device, problem by problem, where the keys' range is
+// known; the host never waits to learn it. All memory is the caller's. "Rows" below are contiguous, one problem after another,
 // and padded_columns(width) long.
 #pragma once
 
@@ -23,14 +23,14 @@ enum class DeviceForm : std::int32_t { quads, pairs, direct, product };
 // What is kept of a problem's keys, and of the head's score weights.
 template <class T>
 struct DeviceKeys {
-  T* rows = nullptr;           // [problems, keys]: their exponentials, or themselves (direct); zeros where inactive
-  T* centres = nullptr;        // [problems, padded]
-  T* limits = nullptr;         // [problems, padded]: how far from minus the centre a query still makes a difference
-  T* half_ranges = nullptr;    // [problems, padded]
-  T* weights = nullptr;        // [heads, padded]: scaled so that the largest magnitude is in [1, 2)
-  T* inverses = nullptr;       // [heads, padded]: 1 / weight; 0 where the weight is 0
-  std::int32_t* exponents = nullptr;  // [heads]: what the weights were scaled by
-  std::int32_t* smallest = nullptr;   // [heads]: the exponent of the least magnitude but 0; kUnscaled where there is none
+  T* rows = nullptr;         // [problems, keys]: their exponentials, or themselves (direct); zeros where inactive
+  T* centres = nullptr;      // [problems, padded]
+  T* limits = nullptr;       // [problems, padded]: how far from minus the centre a query still makes a difference
+  T* half_ranges = nullptr;  // [problems, padded]
+  T* weights = nullptr;      // [heads, padded]: scaled so that the largest magnitude is in [1, 2)
+  T* inverses = nullptr;     // [heads, padded]: 1 / weight; 0 where the weight is 0
+  std::int32_t* exponents = nullptr;  // [heads]: by which power of two the weights were scaled
+  std::int32_t* smallest = nullptr;   // [heads]: exponent of the least magnitude but 0; kUnscaled where there is none
   DeviceForm* forms = nullptr;        // [problems]
 };
 

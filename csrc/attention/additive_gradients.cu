@@ -129,8 +129,8 @@ __global__ void __launch_bounds__(kRowThreads)
 
 template <class T>
 struct alignas(16) InnerMemory {
-  T queries[kTile][kColumnStride], keys[kTile][kColumnStride];
-  T query_cotangents[kTile][kColumnStride], key_cotangents[kTile][kColumnStride];
+  T queries[kTile][kColumnStride<T>], keys[kTile][kColumnStride<T>];
+  T query_cotangents[kTile][kColumnStride<T>], key_cotangents[kTile][kColumnStride<T>];
 };
 
 // u[query, key] = sum_h w tanh' (gq + gk) + gw tanh, in tiles; zeros for keys that take no part.
@@ -151,15 +151,14 @@ __global__ void __launch_bounds__(kTileThreads)
   const TilePlace place;
   T sums[kEach][kEach] = {};
   if (key < end)
-    for (std::int64_t begin = 0; begin < extents.width; begin += kColumns) {
+    for (std::int64_t begin = 0; begin < extents.width; begin += kColumns<T>) {
       __syncthreads();
-      load_rows(memory.queries, rows_at(arguments.query, query, extents.queries), begin, extents.width);
-      load_rows(memory.query_cotangents, rows_at(arguments.query_cotangent, query, extents.queries), begin,
-                extents.width);
-      load_rows(memory.keys, rows_at(arguments.key, key, end), begin, extents.width);
-      load_rows(memory.key_cotangents, rows_at(arguments.key_cotangent, key, end), begin, extents.width);
+      load_rows<kTile, false>(memory.queries, rows_at(arguments.query, query, extents.queries), memory.keys,
+                              rows_at(arguments.key, key, end), begin, extents.width);
+      load_rows<kTile, false>(memory.query_cotangents, rows_at(arguments.query_cotangent, query, extents.queries),
+                              memory.key_cotangents, rows_at(arguments.key_cotangent, key, end), begin, extents.width);
       __syncthreads();
-      const int columns = extents.width - begin < kColumns ? static_cast<int>(extents.width - begin) : kColumns;
+      const int columns = extents.width - begin < kColumns<T> ? static_cast<int>(extents.width - begin) : kColumns<T>;
 #pragma unroll 1
       for (int column = 0; column < columns; ++column) {
         const std::int64_t h = begin + column;
@@ -228,7 +227,8 @@ void sum_up(const SumArguments<T>& arguments, const Stream& stream) {
              !Order::kSecond);
   }
   if (extents.heads > 0)
-    launch(stream, row_of_blocks(extents.heads * chunks), dim3(kWarpSize, kReduceRows), 0, add_weight_sums<T>, backward);
+    launch(stream, row_of_blocks(extents.heads * chunks), dim3(kWarpSize, kReduceRows), 0, add_weight_sums<T>,
+           backward);
 }
 
 }  // namespace
@@ -241,8 +241,8 @@ void differentiate(const DeviceAdditiveBackward<T>& arguments, const Stream& str
   if (rows > 0) {
     prepare_queries(arguments, stream);
     multiply_with_context_gradient(arguments, arguments.value, arguments.scores, stream);
-    launch(stream, row_of_blocks(tiles_of(rows, kRowThreads / kWarpSize)), kRowThreads, 0, through_softmax<T>, arguments,
-           rows);
+    launch(stream, row_of_blocks(tiles_of(rows, kRowThreads / kWarpSize)), kRowThreads, 0, through_softmax<T>,
+           arguments, rows);
   }
   SumArguments<T> sums;
   sums.backward = arguments;

@@ -131,8 +131,9 @@ __device__ void sum_shares(const SumArguments<T>& arguments, SumMemory<T, Order:
       __syncthreads();
       for (int index = threadIdx.x; index < kSumQueries * kWarpSize; index += kSumThreads) {
         const int row = index / kWarpSize;  // of this thread's own column
-        memory.queries[row][lane] =
-            row < queries && inside ? backward.query_rows[(problem * extents.queries + query + row) * padded + h] : T(0);
+        memory.queries[row][lane] = row < queries && inside
+                                        ? backward.query_rows[(problem * extents.queries + query + row) * padded + h]
+                                        : T(0);
         if constexpr (Order::kSecond)
           memory.cotangents[row][lane] =
               row < queries && inside && arguments.query_cotangent.data != nullptr

@@ -6,40 +6,43 @@
 namespace metafast::attention {
 namespace {
 
-constexpr int kRangeRows = 8;       // threads that share a column's keys
+constexpr int kRangeRows = 16;  // threads that share a column's keys
 constexpr int kTransformThreads = 256;
 constexpr int kTransformRows = 32;  // of a block
+constexpr int kLoads = 4;           // of a thread that are on their way together
 
-// The scaled weights of a head, by one block of kWarpSize x kRangeRows threads.
 template <class T>
-__device__ void weigh(const DeviceAdditive<T>& arguments, std::int64_t head) {
-  constexpr int threads = kWarpSize * kRangeRows;
+__device__ __forceinline__ T largest_of_warp(T value) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+    const T other = __shfl_xor_sync(kWholeWarp, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// The scaled weights of a head, by one warp.
+template <class T>
+__device__ void weigh(const DeviceAdditive<T>& arguments, std::int64_t head, int lane) {
   const std::int64_t width = arguments.extents.width, padded = padded_columns(width);
   const T* given = arguments.score_weight.data + head * arguments.score_weight.head_stride;
-  const int thread = threadIdx.y * kWarpSize + threadIdx.x;
-  __shared__ T largest_of[threads], smallest_of[threads];
   T largest = 0, smallest = T(INFINITY);
-  for (std::int64_t h = thread; h < width; h += threads) {
+  for (std::int64_t h = lane; h < width; h += kWarpSize) {
     const T magnitude = fabs(given[h]);
     largest = magnitude > largest ? magnitude : largest;
     smallest = magnitude > T(0) && magnitude < smallest ? magnitude : smallest;
   }
-  largest_of[thread] = largest;
-  smallest_of[thread] = smallest;
-  __syncthreads();
-  for (int other = 0; other < threads; ++other) {
-    largest = largest_of[other] > largest ? largest_of[other] : largest;
-    smallest = smallest_of[other] < smallest ? smallest_of[other] : smallest;
-  }
+  largest = largest_of_warp(largest);
+  smallest = -largest_of_warp(-smallest);
   // By a power of two, so that nothing is rounded. Where no number in [1, 2) can be had, as it is.
   const bool scalable = largest > T(0) && largest < T(INFINITY);
   const int exponent = scalable ? ilogb(largest) : 0;
-  for (std::int64_t h = thread; h < padded; h += threads) {
+  for (std::int64_t h = lane; h < padded; h += kWarpSize) {
     const T weight = h < width ? T(scalbn(given[h], -exponent)) : T(0);
     arguments.keys.weights[head * padded + h] = weight;
     arguments.keys.inverses[head * padded + h] = weight == T(0) ? T(0) : T(1) / weight;
   }
-  if (thread != 0) return;
+  if (lane != 0) return;
   arguments.keys.exponents[head] = exponent;
   arguments.keys.smallest[head] = scalable ? ilogb(smallest) - exponent : kUnscaled;
 }
@@ -54,10 +57,10 @@ __global__ void __launch_bounds__(kWarpSize* kRangeRows) find_ranges(DeviceAddit
   T low = T(INFINITY), high = -T(INFINITY);
   if (h < extents.width) {
     const T* column = rows_of(arguments.key, extents, problem) + h;
+#pragma unroll 4
     for (std::int64_t key = threadIdx.y; key < end; key += kRangeRows) {
-      if (!takes_part(arguments.selection, batch, key)) continue;
       // A NaN is passed over: its row is NaN whatever the centre.
-      const T x = column[key * arguments.key.row_stride];
+      const T x = takes_part(arguments.selection, batch, key) ? column[key * arguments.key.row_stride] : T(NAN);
       low = x < low ? x : low;
       high = x > high ? x : high;
     }
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kWarpSize* kRangeRows) find_ranges(DeviceAddit
     arguments.keys.half_ranges[problem * padded + h] = half_range;
     arguments.keys.limits[problem * padded + h] = half_range + Range<T>::kSaturation;
   }
-  if (problem < extents.heads && blockIdx.x % chunks == 0) weigh(arguments, problem);
+  if (problem < extents.heads && blockIdx.x % chunks == 0 && threadIdx.y == 1) weigh(arguments, problem, threadIdx.x);
 }
 
 // The form of a problem, from the half ranges of its columns; for every thread of the block.
@@ -95,16 +98,41 @@ __device__ DeviceForm choose_form(const DeviceAdditive<T>& arguments, std::int64
     finite = finite && half_ranges[h] <= T(0x1p100);
     widest = half_ranges[h] > widest ? half_ranges[h] : widest;
   }
-  widest = finite ? widest : T(INFINITY);
-#pragma unroll
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    const T other = __shfl_xor_sync(kWholeWarp, widest, offset);
-    widest = other > widest ? other : widest;
-  }
+  widest = largest_of_warp(finite ? widest : T(INFINITY));
   if (widest > Range<T>::kMaxHalfRange) return DeviceForm::direct;
   if (pass == DevicePass::backward) return widest > Range<T>::kNarrow ? DeviceForm::product : DeviceForm::direct;
   const std::int32_t smallest = arguments.keys.smallest[problem % arguments.extents.heads];
   return fits_quads(widest, smallest) ? DeviceForm::quads : DeviceForm::pairs;
+}
+
+// One row in its form, by one warp: exponentials of the sums with `sign` times the centres, or itself; zeros where
+// there is none. `inverses`: what they are multiplied with, optional.
+template <class T>
+__device__ __forceinline__ void transform_row(const DeviceAdditive<T>& arguments, DeviceForm form, std::int64_t problem,
+                                              const T* row, T sign, T scale, const T* inverses, T* out) {
+  const std::int64_t width = arguments.extents.width, padded = padded_columns(width);
+  const T* centres = arguments.keys.centres + problem * padded;
+  const T* limits = arguments.keys.limits + problem * padded;
+  for (std::int64_t begin = threadIdx.x % kWarpSize; begin < padded; begin += kLoads * kWarpSize) {
+    T x[kLoads];
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      const std::int64_t h = begin + load * kWarpSize;
+      x[load] = row != nullptr && h < width ? row[h] : T(0);
+    }
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      const std::int64_t h = begin + load * kWarpSize;
+      if (h >= padded) break;
+      T result = 0;
+      if (row != nullptr && h < width) {
+        result = form == DeviceForm::direct ? x[load]
+                                            : shifted_exponential<false>(x[load], sign * centres[h], limits[h], scale);
+        if (inverses != nullptr) result *= inverses[h];
+      }
+      out[h] = result;
+    }
+  }
 }
 
 template <class T>
@@ -116,47 +144,29 @@ __global__ void __launch_bounds__(kTransformThreads)
   const DeviceForm form = choose_form(arguments, problem, pass);
   if (first == 0 && threadIdx.x == 0) arguments.keys.forms[problem] = form;
   const std::int64_t end = end_of_keys(arguments.selection, extents, batch);
-  const std::int64_t rows = extents.keys - first < kTransformRows ? extents.keys - first : kTransformRows;
-  const T* key = rows_of(arguments.key, extents, problem) + first * arguments.key.row_stride;
-  const T* inverses = arguments.keys.inverses + problem % extents.heads * padded;
-  T* out = arguments.keys.rows + (problem * extents.keys + first) * padded;
-  for (std::int64_t index = threadIdx.x; index < rows * padded; index += kTransformThreads) {
-    const std::int64_t row = index / padded, h = index % padded;
-    T result = 0;
-    if (h < extents.width && first + row < end && takes_part(arguments.selection, batch, first + row)) {
-      const T x = key[row * arguments.key.row_stride + h];
-      result = form == DeviceForm::direct
-                   ? x
-                   : shifted_exponential<false>(x, -arguments.keys.centres[problem * padded + h],
-                                                arguments.keys.limits[problem * padded + h], T(1));
-      if (form == DeviceForm::quads) result *= inverses[h];
-    }
-    out[index] = result;
+  const std::int64_t last = extents.keys - first < kTransformRows ? extents.keys : first + kTransformRows;
+  const T* keys = rows_of(arguments.key, extents, problem);
+  const T* inverses =
+      form == DeviceForm::quads ? arguments.keys.inverses + problem % extents.heads * padded : nullptr;
+  for (std::int64_t key = first + threadIdx.x / kWarpSize; key < last; key += kTransformThreads / kWarpSize) {
+    const bool active = key < end && takes_part(arguments.selection, batch, key);
+    transform_row(arguments, form, problem, active ? keys + key * arguments.key.row_stride : nullptr, T(-1), T(1),
+                  inverses, arguments.keys.rows + (problem * extents.keys + key) * padded);
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTransformThreads) transform_queries(DeviceAdditive<T> arguments, std::int64_t tiles) {
+__global__ void __launch_bounds__(kTransformThreads)
+    transform_queries(DeviceAdditive<T> arguments, std::int64_t tiles) {
   const Extents& extents = arguments.extents;
   const std::int64_t problem = blockIdx.x / tiles, first = blockIdx.x % tiles * kTransformRows;
   const std::int64_t padded = padded_columns(extents.width);
   const DeviceForm form = arguments.keys.forms[problem];
-  const T scale = query_scale<T>(form);
-  const std::int64_t rows = extents.queries - first < kTransformRows ? extents.queries - first : kTransformRows;
-  const T* query = rows_of(arguments.query, extents, problem) + first * arguments.query.row_stride;
-  T* out = arguments.query_rows + (problem * extents.queries + first) * padded;
-  for (std::int64_t index = threadIdx.x; index < rows * padded; index += kTransformThreads) {
-    const std::int64_t row = index / padded, h = index % padded;
-    T result = 0;
-    if (h < extents.width) {
-      const T x = query[row * arguments.query.row_stride + h];
-      result = form == DeviceForm::direct
-                   ? x
-                   : shifted_exponential<false>(x, arguments.keys.centres[problem * padded + h],
-                                                arguments.keys.limits[problem * padded + h], scale);
-    }
-    out[index] = result;
-  }
+  const std::int64_t last = extents.queries - first < kTransformRows ? extents.queries : first + kTransformRows;
+  const T* queries = rows_of(arguments.query, extents, problem);
+  for (std::int64_t query = first + threadIdx.x / kWarpSize; query < last; query += kTransformThreads / kWarpSize)
+    transform_row(arguments, form, problem, queries + query * arguments.query.row_stride, T(1), query_scale<T>(form),
+                  static_cast<const T*>(nullptr), arguments.query_rows + (problem * extents.queries + query) * padded);
 }
 
 }  // namespace

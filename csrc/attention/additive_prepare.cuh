@@ -10,9 +10,10 @@
 //   2^-62 of what the largest weight may.
 //
 // An error of D is one of 1/D alone, whatever the signs; a rounded P enters N and the next P alike, so that it and a
-// rounded N count as errors of the sum so far. Each column adds 2 u, the first two together 2 u, the estimate 2 u and the
-// last fused multiply-add 1 u: at most 9 u of a quad's sum where the CPU has 4.1 u of a pair's (exponential_form.hpp),
-// which does not stand out beside the rounding of exponentials in practice.
+// rounded N count as errors of the sum so far. The first two columns bring 2 u, each further one 2 u, the estimate 2 u
+// and the last fused multiply-add 1 u: at most 9 u of a quad's sum where the CPU has 4.1 u of a pair's
+// (exponential_form.hpp), and in practice they average out: the CPU's bounds are those of tests/attention/
+// test_cuda_additive.py, where every estimate is as wrong as the card's may be.
 //
 // Pairs are the CPU's separate form, at 2^-58; direct tanh takes the rest.
 #pragma once

@@ -1,3 +1,4 @@
+// The products of attention_products.cuh, in tiles that pass through shared memory.
 #include "attention/attention_products.cuh"
 
 #include "attention/score_tile.cuh"
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kTileThreads)
   T sums[kEach][kEach] = {};
   const auto at_most = [](std::int64_t count) { return count < 0 ? 0 : count < kTile ? count : kTile; };
   if (key < end)
-    add_tile<Products>(sums,
+    add_tile<Products, false>(sums,
                        TileRows<T>{rows_of(arguments.first, extents, problem) + query * arguments.first.row_stride,
                                    arguments.first.row_stride, at_most(extents.queries - query)},
                        TileRows<T>{rows_of(arguments.second, extents, problem) + key * arguments.second.row_stride,

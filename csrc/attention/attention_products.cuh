@@ -39,10 +39,10 @@ void multiply_rows(const RowProducts<T>&, const Stream&);
 
 namespace {
 
-// Adds four rows of up to 128 columns, weighted, to sums [4 rows, 2 groups of 64 columns, 4 of each].
-template <class T>
-__device__ __forceinline__ void add_rows(T (&sums)[4][2][4], const Four<T> (&weights)[4], const T* rows, int stride,
-                                         bool both) {
+// Adds four rows of up to 128 columns, weighted, to sums [rows, 2 groups of 64 columns, 4 of each].
+template <int each, class T>
+__device__ __forceinline__ void add_rows(T (&sums)[each][2][4], const Four<T> (&weights)[each], const T* rows,
+                                         int stride, bool both) {
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
     if (c == 1 && !both) return;
@@ -50,7 +50,7 @@ __device__ __forceinline__ void add_rows(T (&sums)[4][2][4], const Four<T> (&wei
     for (int index = 0; index < 4; ++index) {
       const Four<T> row = four_of(rows + index * stride + 64 * c);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < each; ++i) {
         const T weight = index == 0   ? weights[i].x
                          : index == 1 ? weights[i].y
                          : index == 2 ? weights[i].z

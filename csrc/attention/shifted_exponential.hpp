@@ -36,8 +36,8 @@ METAFAST_FORMULA T normal_exp(T x) {
   return (minus_one ? power - T(1) : power) + power * reduced.fraction;
 }
 
-// scale * exp(2 (x + shift)), with the sum clamped to +-limit; NaN stays. The rounding of the sum (Knuth's two-sum finds
-// it) is taken up by the first order of the exponential. `minus_one`: exp - 1.
+// scale * exp(2 (x + shift)), with the sum clamped to +-limit; NaN stays. The rounding of the sum (Knuth's two-sum
+// finds it) is taken up by the first order of the exponential. `minus_one`: exp - 1.
 template <bool minus_one, class T>
 METAFAST_FORMULA T shifted_exponential(T x, T shift, T limit, T scale) {
   const T sum = x + shift;
