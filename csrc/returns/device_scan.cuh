@@ -45,14 +45,22 @@ __device__ __forceinline__ Affine<Real> shuffle_down(const Affine<Real>& map, un
   return {__shfl_down_sync(kWholeWarp, map.offset, lanes), __shfl_down_sync(kWholeWarp, map.decay, lanes)};
 }
 
-// Joins the maps of a block's threads, for each of kColumns columns of a thread.
+// The maps of a thread, one for each of its columns.
+template <class Real, int kColumns>
+struct alignas(kColumns * sizeof(Affine<Real>) < 16 ? kColumns * sizeof(Affine<Real>) : 16) Maps {
+  Affine<Real> columns[kColumns];
+};
+
+// Joins the maps of a block's threads.
 template <class P, int kColumns>
 class BlockScan {
   using Real = typename P::Real;
   using Map = Affine<Real>;
 
  public:
-  __device__ __forceinline__ BlockScan(Map* shared, const Schedule& schedule)
+  using Shared = Maps<Real, kColumns>;
+
+  __device__ __forceinline__ BlockScan(Shared* shared, const Schedule& schedule)
       : shared_(shared),
         columns_(schedule.columns),
         lane_columns_(schedule.columns < 32 ? schedule.columns : 32),
@@ -61,69 +69,70 @@ class BlockScan {
         column_(static_cast<int>(threadIdx.x) % schedule.columns),
         slot_(static_cast<int>(threadIdx.x) / schedule.columns * lane_columns_ / 32) {}
 
-  // From what comes after the block's steps (`carry`) to what comes after this thread's (returned in `behind`); `carry`
-  // becomes what comes after the block's earlier neighbour.
-  __device__ __forceinline__ void solve(Map (&maps)[kColumns], Real (&carry)[kColumns], Real (&behind)[kColumns]) {
+  // From what comes after the block's steps (`carry`) to what comes after this thread's (`behind`); `carry` becomes what
+  // comes after the block's earlier neighbour.
+  __device__ __forceinline__ void solve(Shared& maps, Real (&carry)[kColumns], Real (&behind)[kColumns]) {
     join_lanes(maps);
+    if (slots_ > 1) {
+#pragma unroll 1
+      for (int slot = slots_ - 1; slot >= 0; --slot) {
+        const Shared of_slot = shared_[place(slot)];
+#pragma unroll
+        for (int v = 0; v < kColumns; ++v) {
+          if (slot == slot_) behind[v] = carry[v];
+          carry[v] = carry_back<P>(of_slot.columns[v], carry[v]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int v = 0; v < kColumns; ++v) {
+        behind[v] = carry[v];
+        carry[v] = carry_back<P>(shuffle(maps.columns[v], column_ % 32), carry[v]);
+      }
+    }
 #pragma unroll
     for (int v = 0; v < kColumns; ++v) {
-      Map later = shuffle_down(maps[v], static_cast<unsigned>(lane_columns_) % 32);
-      if (lane_ + lane_columns_ >= 32) later = {Real(0), Real(1)};
-      Real after_warp = carry[v];
-      if (slots_ > 1) {
-        for (int slot = slots_ - 1; slot >= 0; --slot) {
-          if (slot == slot_) after_warp = carry[v];
-          carry[v] = carry_back<P>(shared_[place(slot, v)], carry[v]);
-        }
-      } else {
-        carry[v] = carry_back<P>(shuffle(maps[v], column_ % 32), carry[v]);
-      }
-      behind[v] = carry_back<P>(later, after_warp);
+      const Map later = shuffle_down(maps.columns[v], static_cast<unsigned>(lane_columns_) % 32);
+      if (lane_ + lane_columns_ < 32) behind[v] = carry_back<P>(later, behind[v]);
     }
-    flip();
+    half_ ^= 1;
   }
 
   // Joins the maps of the block's steps to those of the steps after it, in memory: for the first thread of a column to
   // write, where that is `in_use`.
-  __device__ __forceinline__ void join_all(Map (&maps)[kColumns], Map* after, bool is_first, bool in_use) {
+  __device__ __forceinline__ void join_all(Shared& maps, Map* after, bool is_first, bool in_use) {
     join_lanes(maps);
     if (in_use && static_cast<int>(threadIdx.x) < columns_) {
 #pragma unroll
       for (int v = 0; v < kColumns; ++v) {
         Map all = is_first ? Map{Real(0), Real(1)} : after[v];
-        for (int slot = slots_ - 1; slot > 0; --slot) all = join<P>(shared_[place(slot, v)], all);
-        after[v] = join<P>(maps[v], all);
+        for (int slot = slots_ - 1; slot > 0; --slot) all = join<P>(shared_[place(slot)].columns[v], all);
+        after[v] = join<P>(maps.columns[v], all);
       }
     }
-    flip();
+    half_ ^= 1;
   }
 
  private:
   // Each lane's maps are joined to those of the later lanes of its columns; the first of them leaves the warp's.
-  __device__ __forceinline__ void join_lanes(Map (&maps)[kColumns]) {
+  __device__ __forceinline__ void join_lanes(Shared& maps) {
     for (int lanes = lane_columns_; lanes < 32; lanes *= 2) {
 #pragma unroll
       for (int v = 0; v < kColumns; ++v) {
-        const Map later = shuffle_down(maps[v], static_cast<unsigned>(lanes));
-        if (lane_ + lanes < 32) maps[v] = join<P>(maps[v], later);
+        const Map later = shuffle_down(maps.columns[v], static_cast<unsigned>(lanes));
+        if (lane_ + lanes < 32) maps.columns[v] = join<P>(maps.columns[v], later);
       }
     }
     if (slots_ == 1) return;
-    if (lane_ < lane_columns_) {
-#pragma unroll
-      for (int v = 0; v < kColumns; ++v) shared_[place(slot_, v)] = maps[v];
-    }
+    if (lane_ < lane_columns_) shared_[place(slot_)] = maps;
     __syncthreads();
   }
 
-  __device__ __forceinline__ int place(int slot, int v) const {
-    return half_ * kThreads * kColumns + (slot * kColumns + v) * columns_ + column_;
-  }
   // The next maps go to the other half, so that nobody's are overwritten who has not yet read: before the half after
   // that is written, everybody has come through a barrier.
-  __device__ __forceinline__ void flip() { half_ ^= 1; }
+  __device__ __forceinline__ int place(int slot) const { return half_ * kThreads + slot * columns_ + column_; }
 
-  Map* shared_;
+  Shared* shared_;
   const int columns_, lane_columns_, slots_, lane_, column_, slot_;
   int half_ = 0;
 };
@@ -136,8 +145,9 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
   using Map = Affine<Real>;
   constexpr int kColumns = Shape::kColumns, kSteps = Shape::kSteps;
   constexpr bool kScannedCompanion = Formula::kCompanion && Formula::kMasked;
-  __shared__ Map shared[2 * kThreads * kColumns];
-  BlockScan<P, kColumns> scan(shared, schedule);
+  using Scan = BlockScan<P, kColumns>;
+  __shared__ typename Scan::Shared shared[2 * kThreads];
+  Scan scan(shared, schedule);
 
   const SequenceExtents& extents = problem.extents;
   const int time_thread = static_cast<int>(threadIdx.x) / schedule.columns;
@@ -167,12 +177,12 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
   const auto go_through_later_chunks = [&](const Map* maps, Real(&carried)[kColumns]) {
     for (int end = schedule.chunks; end > chunk + 1; end -= schedule.time_threads) {
       const int of_thread = end - schedule.time_threads + time_thread;
-      Map later[kColumns];
+      typename Scan::Shared later;
       Real behind[kColumns];
 #pragma unroll
       for (int v = 0; v < kColumns; ++v) {
-        later[v] = {Real(0), Real(1)};
-        if (in_use && of_thread > chunk) later[v] = maps[of_thread * num_columns + column + v];
+        later.columns[v] = {Real(0), Real(1)};
+        if (in_use && of_thread > chunk) later.columns[v] = maps[of_thread * num_columns + column + v];
       }
       scan.solve(later, carried, behind);
     }
@@ -193,15 +203,15 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
     // The companion of the step behind those at hand.
     Real companion[kColumns] = {};
     if constexpr (kScannedCompanion) {
-      Map held[kColumns];
+      typename Scan::Shared held;
 #pragma unroll
       for (int v = 0; v < kColumns; ++v) {
-        held[v] = {Real(0), Real(1)};
+        held.columns[v] = {Real(0), Real(1)};
 #pragma unroll
         for (int step = kSteps - 1; step >= 0; --step) {
           const int index = step * kColumns + v;
           if (step < count && walk.template flag<P>(kMask, index))
-            held[v] = {Formula::template companion<P>(walk, index), Real(0)};
+            held.columns[v] = {Formula::template companion<P>(walk, index), Real(0)};
         }
       }
       if (pass == Pass::companions) {
@@ -222,7 +232,7 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
 
     using Step = decltype(Formula::template step<P>(walk, std::int64_t{}, Real{}));
     Step steps[kSteps * kColumns];
-    Map joined[kColumns];
+    typename Scan::Shared joined;
 #pragma unroll
     for (int v = 0; v < kColumns; ++v) {
 #pragma unroll
@@ -235,7 +245,8 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
           if (taken) companion[v] = Formula::template companion<P>(walk, index);
         }
         if (step >= count) steps[index].affine = {Real(0), Real(1)};
-        joined[v] = step == kSteps - 1 ? steps[index].affine : join<P>(steps[index].affine, joined[v]);
+        joined.columns[v] =
+            step == kSteps - 1 ? steps[index].affine : join<P>(steps[index].affine, joined.columns[v]);
       }
     }
     if (pass == Pass::maps) {

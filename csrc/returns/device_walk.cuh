@@ -64,6 +64,15 @@ METAFAST_FORMULA void narrow(float value, HalfPrecision& to, bool bfloat) {
   bfloat ? std::memcpy(&to, &one, sizeof(to)) : std::memcpy(&to, &other, sizeof(to));
 }
 
+// The same number, of which the compiler does not know that it is: what depends on it is computed here and now. Else it
+// would find out, before the loop over tiles, where every step of every array lies, and keep it all in registers.
+METAFAST_FORMULA std::int64_t fresh(std::int64_t number) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+l"(number));
+#endif
+  return number;
+}
+
 // Elements that are moved at once, 16 bytes at most.
 template <class Storage, int count>
 struct alignas(sizeof(Storage) * count) Vector {
@@ -84,10 +93,16 @@ struct Shape {
   static constexpr int kElements = kSteps * kColumns;
 };
 
+template <Input which, Input... inputs>
+constexpr bool reads(InputList<inputs...>) {
+  return ((inputs == which) || ...);
+}
+
 template <class Formula, class Real, class Storage, bool kWide>
 struct ShapeOf {
   using Step = decltype(Formula::template step<Scalar<Real>>(std::declval<const int&>(), 0, Real{}));
-  static constexpr int kSteps = kWide ? (sizeof(Step) > 16 ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
+  static constexpr bool kMuchToHold = sizeof(Step) > 16 || reads<kLogRhos>(typename Formula::Inputs{});
+  static constexpr int kSteps = kWide ? (kMuchToHold ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
   using type = Shape<Storage, kWide, kSteps>;
 };
 
@@ -196,20 +211,19 @@ class DeviceWalk {
                                                                  std::int64_t time) {
     return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
   }
+  // Of the thread's steps.
+  __host__ __device__ __forceinline__ std::int64_t first(const DeviceArray& array) const {
+    return offset(array, {fresh(columns_.outer), fresh(columns_.inner)}, time_);
+  }
   __host__ __device__ __forceinline__ Real at(const DeviceArray& array, Columns columns, std::int64_t time) const {
     return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
   }
-  // Elements that are looked at only now and then. Where they lie is found out there and then: the compiler would
-  // rather do it for all of them beforehand, and keep the addresses in registers.
+  // Elements that are looked at only now and then.
   __host__ __device__ __forceinline__ Real lazily(const DeviceArray& array, std::int64_t index) const {
     const auto step = static_cast<int>(index / Shape::kColumns);
     if (step >= count_) return Real(0);
-    Columns columns = column(index % Shape::kColumns);
-    std::int64_t time = time_ + step;
-#if defined(__CUDA_ARCH__)
-    asm volatile("" : "+l"(columns.outer), "+l"(columns.inner), "+l"(time));
-#endif
-    return at(array, columns, time);
+    const Columns columns = column(index % Shape::kColumns);
+    return at(array, {fresh(columns.outer), fresh(columns.inner)}, fresh(time_ + step));
   }
 
   template <Input... which>
@@ -219,7 +233,8 @@ class DeviceWalk {
   __host__ __device__ __forceinline__ void load_input(Input which) {
     const DeviceArray& array = problem.inputs[which];
     if (array.data == nullptr || which == kFinalValues || (which == kNextValues && problem.bootstrapped)) return;
-    const auto* from = static_cast<const Storage*>(array.data) + offset(array, columns_, time_);
+    const auto* from = static_cast<const Storage*>(array.data) + first(array);
+    const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Real(&into)[Shape::kElements] = inputs_[which];
     if constexpr (Shape::kWide) {
@@ -227,7 +242,7 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; ++step) {
         Vector<Storage, kPart> part = {};
         if (step < count_) part = *reinterpret_cast<const Vector<Storage, kPart>*>(from);
-        from += array.time_stride;
+        from += stride;
 #pragma unroll
         for (int i = 0; i < kPart; ++i) into[step * kPart + i] = widened(part.elements[i], problem.bfloat);
       }
@@ -244,7 +259,7 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         into[step] = step < count_ ? widened(*from, problem.bfloat) : Real(0);
-        from += array.time_stride;
+        from += stride;
       }
     }
   }
@@ -263,7 +278,8 @@ class DeviceWalk {
     for (int word = 0; word < kWords; ++word) words[word] = 0;
     const DeviceArray& array = problem.flags[which];
     if (array.data == nullptr) return;
-    const auto* from = static_cast<const std::uint8_t*>(array.data) + offset(array, columns_, time_);
+    const auto* from = static_cast<const std::uint8_t*>(array.data) + first(array);
+    const std::int64_t stride = fresh(array.time_stride);
     if constexpr (Shape::kWide) {
       constexpr int kPart = Shape::kPart;
       using Word = typename UnsignedOf<kPart>::type;
@@ -271,7 +287,7 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; ++step) {
         Word word = 0;
         if (step < count_) word = *reinterpret_cast<const Word*>(from);
-        from += array.time_stride;
+        from += stride;
         words[step * kPart / 4] |= static_cast<std::uint32_t>(word) << (step * kPart % 4 * 8);
       }
     } else if (vectors_ > 0 && count_ == Shape::kSteps) {
@@ -281,7 +297,7 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         if (step < count_) words[step / 4] |= static_cast<std::uint32_t>(*from) << (step % 4 * 8);
-        from += array.time_stride;
+        from += stride;
       }
     }
   }
@@ -296,7 +312,8 @@ class DeviceWalk {
   };
 
   __host__ __device__ __forceinline__ void store(const DeviceArray& array, const Real (&values)[Shape::kElements]) const {
-    auto* to = static_cast<Storage*>(array.data) + offset(array, columns_, time_);
+    auto* to = static_cast<Storage*>(array.data) + first(array);
+    const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Vector<Storage, kPart> part;
     if constexpr (Shape::kWide) {
@@ -305,7 +322,7 @@ class DeviceWalk {
 #pragma unroll
         for (int i = 0; i < kPart; ++i) narrow(values[step * kPart + i], part.elements[i], problem.bfloat);
         if (step < count_) *reinterpret_cast<Vector<Storage, kPart>*>(to) = part;
-        to += array.time_stride;
+        to += stride;
       }
     } else if (vectors_ != 0 && count_ == Shape::kSteps) {
       if (vectors_ < 0) to -= Shape::kSteps - 1;
@@ -320,7 +337,7 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         if (step < count_) narrow(values[step], *to, problem.bfloat);
-        to += array.time_stride;
+        to += stride;
       }
     }
   }
