@@ -312,9 +312,11 @@ class Alignment {
  public:
   explicit Alignment(const DeviceProblem<Real>& problem) : problem_(problem) {}
 
-  // Vectors of `count` columns of arrays of elements of `bytes`.
+  // Vectors of `count` columns of arrays of elements of `bytes`, where the coefficients are numbers.
   bool takes_columns(int count, int bytes) const {
     if (problem_.extents.inner % count != 0) return false;
+    for (const DeviceArray& factor : problem_.factors)
+      if (factor.data != nullptr) return false;
     return all([&](const DeviceArray& array, int size) {
       return array.inner_stride == 1 && array.time_stride % count == 0 && starts_aligned(array, count, size);
     }, bytes);

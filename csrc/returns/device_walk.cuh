@@ -81,7 +81,7 @@ struct alignas(sizeof(Storage) * count) Vector {
 
 // What a thread holds: a few steps of one column, or of several that lie side by side; as many as there are registers
 // for, so that there is much to load at once.
-//   kWide   vectors of columns: every array has neighbouring columns side by side, aligned
+//   kWide   vectors of columns: every array has neighbouring columns side by side, aligned; coefficients are numbers
 //   else    single columns, of any strides; where time is what is contiguous, their steps are moved as vectors
 template <class StorageType, bool kWideColumns, int kNumSteps>
 struct Shape {
@@ -154,14 +154,18 @@ class DeviceWalk {
   }
   template <class P>
   __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t index) const {
-    if (problem.factors[which].data == nullptr) return problem.numbers[which];
-    return lazily(problem.factors[which], index);
+    Real result = problem.numbers[which];
+    if constexpr (!Shape::kWide) {
+      if (__builtin_expect(problem.factors[which].data != nullptr, 0)) result = seldom(problem.factors[which], index);
+    }
+    return result;
   }
   // Truncation is rare, so that hardly any of final_values is read.
   template <class P>
   __host__ __device__ __forceinline__ Real successor(std::int64_t index, Real next_value) const {
-    if (problem.inputs[kFinalValues].data == nullptr || !flag<P>(kTruncated, index)) return next_value;
-    return lazily(problem.inputs[kFinalValues], index);
+    const bool left = (problem.inputs[kFinalValues].data != nullptr) & flag<P>(kTruncated, index);
+    if (__builtin_expect(left, 0)) next_value = seldom(problem.inputs[kFinalValues], index);
+    return next_value;
   }
   template <class P>
   __host__ __device__ __forceinline__ static Real exponential(Real x) {
@@ -191,7 +195,7 @@ class DeviceWalk {
     }
     template <class P>
     __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t column) const {
-      if (walk.problem.factors[which].data == nullptr) return walk.problem.numbers[which];
+      if (Shape::kWide || walk.problem.factors[which].data == nullptr) return walk.problem.numbers[which];
       return walk.at(walk.problem.factors[which], walk.column(column), walk.time_ + Shape::kSteps);
     }
     template <class P>
@@ -219,7 +223,7 @@ class DeviceWalk {
     return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
   }
   // Elements that are looked at only now and then.
-  __host__ __device__ __forceinline__ Real lazily(const DeviceArray& array, std::int64_t index) const {
+  __host__ __device__ __forceinline__ Real seldom(const DeviceArray& array, std::int64_t index) const {
     const auto step = static_cast<int>(index / Shape::kColumns);
     if (step >= count_) return Real(0);
     const Columns columns = column(index % Shape::kColumns);
