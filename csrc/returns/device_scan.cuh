@@ -199,6 +199,8 @@ solve_tiles(const __grid_constant__ DeviceProblem<Real> problem, const __grid_co
     const std::int64_t left = in_use ? extents.time - time : 0;
     const int count = left <= 0 ? 0 : left < kSteps ? static_cast<int>(left) : kSteps;
     walk.template load<Formula>(time, count, schedule.vectors);
+    if (tile > first_tile && in_use)
+      walk.template prefetch_steps<Formula>(time - std::int64_t{schedule.time_threads} * kSteps);
 
     // The companion of the step behind those at hand.
     Real companion[kColumns] = {};

@@ -73,6 +73,13 @@ METAFAST_FORMULA std::int64_t fresh(std::int64_t number) {
   return number;
 }
 
+// Asks for memory that will soon be read, so that it comes while something else is done.
+METAFAST_FORMULA void prefetch([[maybe_unused]] const void* address) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.L2 [%0];" ::"l"(address));
+#endif
+}
+
 // Elements that are moved at once, 16 bytes at most.
 template <class Storage, int count>
 struct alignas(sizeof(Storage) * count) Vector {
@@ -142,6 +149,15 @@ class DeviceWalk {
     load_flags(kTerminated);
     load_flags(kTruncated);
     if constexpr (Formula::kMasked) load_flags(kMask);
+  }
+
+  // Asks for what `load` will read at the steps from `time` on, all of which belong to the problem.
+  template <class Formula>
+  __host__ __device__ __forceinline__ void prefetch_steps(std::int64_t time) const {
+    prefetch_inputs(time, typename Formula::Inputs{});
+    prefetch_array<1>(problem.flags[kTerminated], time);
+    prefetch_array<1>(problem.flags[kTruncated], time);
+    if constexpr (Formula::kMasked) prefetch_array<1>(problem.flags[kMask], time);
   }
 
   template <class P>
@@ -215,9 +231,9 @@ class DeviceWalk {
                                                                  std::int64_t time) {
     return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
   }
-  // Of the thread's steps.
-  __host__ __device__ __forceinline__ std::int64_t first(const DeviceArray& array) const {
-    return offset(array, {fresh(columns_.outer), fresh(columns_.inner)}, time_);
+  // Of the thread's steps from `time` on.
+  __host__ __device__ __forceinline__ std::int64_t first(const DeviceArray& array, std::int64_t time) const {
+    return offset(array, {fresh(columns_.outer), fresh(columns_.inner)}, time);
   }
   __host__ __device__ __forceinline__ Real at(const DeviceArray& array, Columns columns, std::int64_t time) const {
     return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
@@ -231,13 +247,35 @@ class DeviceWalk {
   }
 
   template <Input... which>
+  __host__ __device__ __forceinline__ void prefetch_inputs(std::int64_t time, InputList<which...>) const {
+    const auto prefetch_input = [&](Input input) {
+      if (is_read(input)) prefetch_array<static_cast<int>(sizeof(Storage))>(problem.inputs[input], time);
+    };
+    (prefetch_input(which), ...);
+  }
+  template <int bytes>
+  __host__ __device__ __forceinline__ void prefetch_array(const DeviceArray& array, std::int64_t time) const {
+    if (array.data == nullptr) return;
+    const char* from = static_cast<const char*>(array.data) + first(array, time) * bytes;
+    const std::int64_t stride = fresh(array.time_stride) * bytes;
+    if (!Shape::kWide && vectors_ != 0) return prefetch(from);  // its other steps are in the same sector, or a neighbour's
+#pragma unroll
+    for (int step = 0; step < Shape::kSteps; ++step, from += stride) prefetch(from);
+  }
+
+  template <Input... which>
   __host__ __device__ __forceinline__ void load_inputs(InputList<which...>) {
     (load_input(which), ...);
   }
+  // Whether an input is there and is read at every step.
+  __host__ __device__ __forceinline__ bool is_read(Input which) const {
+    return problem.inputs[which].data != nullptr && which != kFinalValues &&
+           !(which == kNextValues && problem.bootstrapped);
+  }
   __host__ __device__ __forceinline__ void load_input(Input which) {
     const DeviceArray& array = problem.inputs[which];
-    if (array.data == nullptr || which == kFinalValues || (which == kNextValues && problem.bootstrapped)) return;
-    const auto* from = static_cast<const Storage*>(array.data) + first(array);
+    if (!is_read(which)) return;
+    const auto* from = static_cast<const Storage*>(array.data) + first(array, time_);
     const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Real(&into)[Shape::kElements] = inputs_[which];
@@ -282,7 +320,7 @@ class DeviceWalk {
     for (int word = 0; word < kWords; ++word) words[word] = 0;
     const DeviceArray& array = problem.flags[which];
     if (array.data == nullptr) return;
-    const auto* from = static_cast<const std::uint8_t*>(array.data) + first(array);
+    const auto* from = static_cast<const std::uint8_t*>(array.data) + first(array, time_);
     const std::int64_t stride = fresh(array.time_stride);
     if constexpr (Shape::kWide) {
       constexpr int kPart = Shape::kPart;
@@ -316,7 +354,7 @@ class DeviceWalk {
   };
 
   __host__ __device__ __forceinline__ void store(const DeviceArray& array, const Real (&values)[Shape::kElements]) const {
-    auto* to = static_cast<Storage*>(array.data) + first(array);
+    auto* to = static_cast<Storage*>(array.data) + first(array, time_);
     const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Vector<Storage, kPart> part;

@@ -299,7 +299,7 @@ def test_gradients_of_coefficients_on_the_host(device):
     assert abs(gradient.item() - (ahead - behind).item() / (2 * step)) < 1e-6
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE + CONSTANT)
+@pytest.mark.parametrize("name", ["lambda_returns", "segment_advantages", "vtrace", "group_advantages"])
 def test_compiles_whole(device, name):
     torch._dynamo.reset()
     floats, others = arguments_of(device, name)
