@@ -51,8 +51,8 @@ class BlockScan {
         column_(static_cast<int>(threadIdx.x) % schedule.columns),
         slot_(static_cast<int>(threadIdx.x) / schedule.columns * lane_columns_ / 32) {}
 
-  // From what comes after the block's steps (`carry`) to what comes after this thread's (`behind`); `carry` becomes what
-  // comes after the block's earlier neighbour.
+  // From what comes after the block's steps (`carry`) to what comes after this thread's (`behind`); `carry` becomes
+  // what comes after the steps before the block's.
   __device__ __forceinline__ void solve(Shared& maps, Real (&carry)[kColumns], Real (&behind)[kColumns]) {
     join_lanes(maps);
     if (slots_ > 1) {

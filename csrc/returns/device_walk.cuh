@@ -182,7 +182,8 @@ class DeviceWalk {
     if (array.data == nullptr) return;
     const char* from = static_cast<const char*>(array.data) + first(array, time) * bytes;
     const std::int64_t stride = fresh(array.time_stride) * bytes;
-    if (!Shape::kWide && vectors_ != 0) return prefetch(from);  // its other steps are in the same sector, or a neighbour's
+    // Where time is contiguous, the other steps are in the same sector or in a neighbour's.
+    if (!Shape::kWide && vectors_ != 0) return prefetch(from);
 #pragma unroll
     for (int step = 0; step < Shape::kSteps; ++step, from += stride) prefetch(from);
   }
@@ -277,7 +278,8 @@ class DeviceWalk {
     using type = std::uint16_t;
   };
 
-  __host__ __device__ __forceinline__ void store(const DeviceArray& array, const Real (&values)[Shape::kElements]) const {
+  __host__ __device__ __forceinline__ void store(const DeviceArray& array,
+                                                 const Real (&values)[Shape::kElements]) const {
     auto* to = static_cast<Storage*>(array.data) + first(array, time_);
     const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
@@ -295,8 +297,11 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; step += kPart) {
 #pragma unroll
-        for (int i = 0; i < kPart; ++i)
-          narrow(vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i], part.elements[i], problem.bfloat);
+        for (int i = 0; i < kPart; ++i) {
+          // Chosen by value: an index that is not known beforehand would put the array into memory.
+          const Real value = vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i];
+          narrow(value, part.elements[i], problem.bfloat);
+        }
         *reinterpret_cast<Vector<Storage, kPart>*>(to + step) = part;
       }
     } else {
