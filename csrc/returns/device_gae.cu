@@ -1,5 +1,5 @@
 #include "returns/advantages.hpp"
-#include "returns/device_scan.cuh"
+#include "returns/device_launch.cuh"
 
 namespace metafast::returns {
 

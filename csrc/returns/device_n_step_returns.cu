@@ -49,8 +49,8 @@ struct NStepColumn {
 
 template <class Real, class Storage>
 __global__ void __launch_bounds__(kThreads)
-solve_windows(const __grid_constant__ DeviceProblem<Real> problem, const std::int64_t n, const bool times_are_neighbours,
-              const std::int64_t groups, const std::int64_t num_columns) {
+solve_windows(const __grid_constant__ DeviceProblem<Real> problem, const std::int64_t n,
+              const bool times_are_neighbours, const std::int64_t groups, const std::int64_t num_columns) {
   using P = Scalar<Real>;
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (number >= groups * num_columns) return;
@@ -81,8 +81,9 @@ solve_windows(const __grid_constant__ DeviceProblem<Real> problem, const std::in
   for (int window = 0; window < kWindows; ++window) {
     if (window >= windows) break;
     const std::int64_t end = first + window + n;
-    Real value = end <= time ? steps.next_value(end - 1) : Real(0);
-    for (std::int64_t t = (end < time ? end : time) - 1; t >= first + n; --t) value = carry_back<P>(steps.step(t), value);
+    Real value = end < time ? steps.next_value(end - 1) : Real(0);  // the last step of all is cut
+    for (std::int64_t t = (end < time ? end : time) - 1; t >= first + n; --t)
+      value = carry_back<P>(steps.step(t), value);
     value = carry_back<P>(shared, value);
 #pragma unroll
     for (int i = kWindows - 2; i >= window; --i) value = carry_back<P>(before[i], value);

@@ -1,4 +1,4 @@
-#include "returns/device_scan.cuh"
+#include "returns/device_launch.cuh"
 #include "returns/targets.hpp"
 
 namespace metafast::returns {

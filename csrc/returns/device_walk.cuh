@@ -1,78 +1,18 @@
 // Where a thread of a CUDA kernel stands in the arrays of a problem, and the steps that it holds in registers.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
-#include <cstring>
 #include <utility>
 
+#include "returns/device_elements.cuh"
 #include "returns/device_problem.hpp"
 #include "returns/formula.hpp"
 
 namespace metafast::returns {
 namespace {
 
-// The arithmetic of one element; as Pack<T, 1> of the CPU.
-template <class T>
-struct Scalar {
-  static constexpr int kWidth = 1;
-  using Element = T;
-  using Real = T;
-  using Mask = bool;
-
-  METAFAST_FORMULA T fill(T value) { return value; }
-  METAFAST_FORMULA float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-  METAFAST_FORMULA double multiply_add(double a, double b, double c) { return fma(a, b, c); }
-  METAFAST_FORMULA float exponential(float x) { return expf(x); }
-  METAFAST_FORMULA double exponential(double x) { return exp(x); }
-  METAFAST_FORMULA T smallest() { return sizeof(T) == 4 ? T(1.401298464324817e-45) : T(4.9406564584124654e-324); }
-};
-
-// Two maps joined. Where the product of the decays is too small for a number, the smallest number stands for it: they
-// are still joined, so that NaN and infinity are seen at any distance, as they are where steps are taken one by one.
-template <class P, class Real>
-METAFAST_FORMULA Affine<Real> join(const Affine<Real>& step, const Affine<Real>& next) {
-  Affine<Real> joined = compose<P>(step, next);
-  if (joined.decay == Real(0) && step.decay != Real(0) && next.decay != Real(0)) joined.decay = P::smallest();
-  return joined;
-}
-
-// Storage of half precision, of the one kind or the other: `bfloat`. One kernel serves both.
-struct HalfPrecision {
-  std::uint16_t bits;
-};
-
-METAFAST_FORMULA float widened(float value, bool) { return value; }
-METAFAST_FORMULA double widened(double value, bool) { return value; }
-METAFAST_FORMULA float widened(HalfPrecision value, bool bfloat) {
-  if (bfloat) {
-    __nv_bfloat16 same;
-    std::memcpy(&same, &value, sizeof(value));
-    return __bfloat162float(same);
-  }
-  __half same;
-  std::memcpy(&same, &value, sizeof(value));
-  return __half2float(same);
-}
-METAFAST_FORMULA void narrow(float value, float& to, bool) { to = value; }
-METAFAST_FORMULA void narrow(double value, double& to, bool) { to = value; }
-METAFAST_FORMULA void narrow(float value, HalfPrecision& to, bool bfloat) {
-  const __nv_bfloat16 one = __float2bfloat16(value);
-  const __half other = __float2half(value);
-  bfloat ? std::memcpy(&to, &one, sizeof(to)) : std::memcpy(&to, &other, sizeof(to));
-}
-
-// Elements that are moved at once, 16 bytes at most.
-template <class Storage, int count>
-struct alignas(sizeof(Storage) * count) Vector {
-  Storage elements[count];
-};
-
 // What a thread holds: a few steps of one column, or of several that lie side by side; as many as there are registers
 // for, so that there is much to load at once.
-//   kWide   vectors of columns: every array has neighbouring columns side by side, aligned
+//   kWide   vectors of columns: every array has neighbouring columns side by side, aligned; coefficients are numbers
 //   else    single columns, of any strides; where time is what is contiguous, their steps are moved as vectors
 template <class StorageType, bool kWideColumns, int kNumSteps>
 struct Shape {
@@ -84,10 +24,16 @@ struct Shape {
   static constexpr int kElements = kSteps * kColumns;
 };
 
+template <Input which, Input... inputs>
+constexpr bool reads(InputList<inputs...>) {
+  return ((inputs == which) || ...);
+}
+
 template <class Formula, class Real, class Storage, bool kWide>
 struct ShapeOf {
   using Step = decltype(Formula::template step<Scalar<Real>>(std::declval<const int&>(), 0, Real{}));
-  static constexpr int kSteps = kWide ? (sizeof(Step) > 16 ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
+  static constexpr bool kMuchToHold = sizeof(Step) > 16 || reads<kLogRhos>(typename Formula::Inputs{});
+  static constexpr int kSteps = kWide ? (kMuchToHold ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
   using type = Shape<Storage, kWide, kSteps>;
 };
 
@@ -129,6 +75,15 @@ class DeviceWalk {
     if constexpr (Formula::kMasked) load_flags(kMask);
   }
 
+  // Asks for what `load` will read at the steps from `time` on, all of which belong to the problem.
+  template <class Formula>
+  __host__ __device__ __forceinline__ void prefetch_steps(std::int64_t time) const {
+    prefetch_inputs(time, typename Formula::Inputs{});
+    prefetch_array<1>(problem.flags[kTerminated], time);
+    prefetch_array<1>(problem.flags[kTruncated], time);
+    if constexpr (Formula::kMasked) prefetch_array<1>(problem.flags[kMask], time);
+  }
+
   template <class P>
   __host__ __device__ __forceinline__ Real input(Input which, std::int64_t index) const {
     return inputs_[which][index];
@@ -139,14 +94,18 @@ class DeviceWalk {
   }
   template <class P>
   __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t index) const {
-    if (problem.factors[which].data == nullptr) return problem.numbers[which];
-    return lazily(problem.factors[which], index);
+    Real result = problem.numbers[which];
+    if constexpr (!Shape::kWide) {
+      if (__builtin_expect(problem.factors[which].data != nullptr, 0)) result = seldom(problem.factors[which], index);
+    }
+    return result;
   }
   // Truncation is rare, so that hardly any of final_values is read.
   template <class P>
   __host__ __device__ __forceinline__ Real successor(std::int64_t index, Real next_value) const {
-    if (problem.inputs[kFinalValues].data == nullptr || !flag<P>(kTruncated, index)) return next_value;
-    return lazily(problem.inputs[kFinalValues], index);
+    const bool left = (problem.inputs[kFinalValues].data != nullptr) & flag<P>(kTruncated, index);
+    if (__builtin_expect(left, 0)) next_value = seldom(problem.inputs[kFinalValues], index);
+    return next_value;
   }
   template <class P>
   __host__ __device__ __forceinline__ static Real exponential(Real x) {
@@ -176,7 +135,7 @@ class DeviceWalk {
     }
     template <class P>
     __host__ __device__ __forceinline__ Real factor(Factor which, std::int64_t column) const {
-      if (walk.problem.factors[which].data == nullptr) return walk.problem.numbers[which];
+      if (Shape::kWide || walk.problem.factors[which].data == nullptr) return walk.problem.numbers[which];
       return walk.at(walk.problem.factors[which], walk.column(column), walk.time_ + Shape::kSteps);
     }
     template <class P>
@@ -196,30 +155,53 @@ class DeviceWalk {
                                                                  std::int64_t time) {
     return columns.outer * array.outer_stride + columns.inner * array.inner_stride + time * array.time_stride;
   }
+  // Of the thread's steps from `time` on.
+  __host__ __device__ __forceinline__ std::int64_t first(const DeviceArray& array, std::int64_t time) const {
+    return offset(array, {fresh(columns_.outer), fresh(columns_.inner)}, time);
+  }
   __host__ __device__ __forceinline__ Real at(const DeviceArray& array, Columns columns, std::int64_t time) const {
     return widened(static_cast<const Storage*>(array.data)[offset(array, columns, time)], problem.bfloat);
   }
-  // Elements that are looked at only now and then. Where they lie is found out there and then: the compiler would
-  // rather do it for all of them beforehand, and keep the addresses in registers.
-  __host__ __device__ __forceinline__ Real lazily(const DeviceArray& array, std::int64_t index) const {
+  // Elements that are looked at only now and then.
+  __host__ __device__ __forceinline__ Real seldom(const DeviceArray& array, std::int64_t index) const {
     const auto step = static_cast<int>(index / Shape::kColumns);
     if (step >= count_) return Real(0);
-    Columns columns = column(index % Shape::kColumns);
-    std::int64_t time = time_ + step;
-#if defined(__CUDA_ARCH__)
-    asm volatile("" : "+l"(columns.outer), "+l"(columns.inner), "+l"(time));
-#endif
-    return at(array, columns, time);
+    const Columns columns = column(index % Shape::kColumns);
+    return at(array, {fresh(columns.outer), fresh(columns.inner)}, fresh(time_ + step));
+  }
+
+  template <Input... which>
+  __host__ __device__ __forceinline__ void prefetch_inputs(std::int64_t time, InputList<which...>) const {
+    const auto prefetch_input = [&](Input input) {
+      if (is_read(input)) prefetch_array<static_cast<int>(sizeof(Storage))>(problem.inputs[input], time);
+    };
+    (prefetch_input(which), ...);
+  }
+  template <int bytes>
+  __host__ __device__ __forceinline__ void prefetch_array(const DeviceArray& array, std::int64_t time) const {
+    if (array.data == nullptr) return;
+    const char* from = static_cast<const char*>(array.data) + first(array, time) * bytes;
+    const std::int64_t stride = fresh(array.time_stride) * bytes;
+    // Where time is contiguous, the other steps are in the same sector or in a neighbour's.
+    if (!Shape::kWide && vectors_ != 0) return prefetch(from);
+#pragma unroll
+    for (int step = 0; step < Shape::kSteps; ++step, from += stride) prefetch(from);
   }
 
   template <Input... which>
   __host__ __device__ __forceinline__ void load_inputs(InputList<which...>) {
     (load_input(which), ...);
   }
+  // Whether an input is there and is read at every step.
+  __host__ __device__ __forceinline__ bool is_read(Input which) const {
+    return problem.inputs[which].data != nullptr && which != kFinalValues &&
+           !(which == kNextValues && problem.bootstrapped);
+  }
   __host__ __device__ __forceinline__ void load_input(Input which) {
     const DeviceArray& array = problem.inputs[which];
-    if (array.data == nullptr || which == kFinalValues || (which == kNextValues && problem.bootstrapped)) return;
-    const auto* from = static_cast<const Storage*>(array.data) + offset(array, columns_, time_);
+    if (!is_read(which)) return;
+    const auto* from = static_cast<const Storage*>(array.data) + first(array, time_);
+    const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Real(&into)[Shape::kElements] = inputs_[which];
     if constexpr (Shape::kWide) {
@@ -227,7 +209,7 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; ++step) {
         Vector<Storage, kPart> part = {};
         if (step < count_) part = *reinterpret_cast<const Vector<Storage, kPart>*>(from);
-        from += array.time_stride;
+        from += stride;
 #pragma unroll
         for (int i = 0; i < kPart; ++i) into[step * kPart + i] = widened(part.elements[i], problem.bfloat);
       }
@@ -244,7 +226,7 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         into[step] = step < count_ ? widened(*from, problem.bfloat) : Real(0);
-        from += array.time_stride;
+        from += stride;
       }
     }
   }
@@ -263,7 +245,8 @@ class DeviceWalk {
     for (int word = 0; word < kWords; ++word) words[word] = 0;
     const DeviceArray& array = problem.flags[which];
     if (array.data == nullptr) return;
-    const auto* from = static_cast<const std::uint8_t*>(array.data) + offset(array, columns_, time_);
+    const auto* from = static_cast<const std::uint8_t*>(array.data) + first(array, time_);
+    const std::int64_t stride = fresh(array.time_stride);
     if constexpr (Shape::kWide) {
       constexpr int kPart = Shape::kPart;
       using Word = typename UnsignedOf<kPart>::type;
@@ -271,7 +254,7 @@ class DeviceWalk {
       for (int step = 0; step < Shape::kSteps; ++step) {
         Word word = 0;
         if (step < count_) word = *reinterpret_cast<const Word*>(from);
-        from += array.time_stride;
+        from += stride;
         words[step * kPart / 4] |= static_cast<std::uint32_t>(word) << (step * kPart % 4 * 8);
       }
     } else if (vectors_ > 0 && count_ == Shape::kSteps) {
@@ -281,7 +264,7 @@ class DeviceWalk {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         if (step < count_) words[step / 4] |= static_cast<std::uint32_t>(*from) << (step % 4 * 8);
-        from += array.time_stride;
+        from += stride;
       }
     }
   }
@@ -295,8 +278,10 @@ class DeviceWalk {
     using type = std::uint16_t;
   };
 
-  __host__ __device__ __forceinline__ void store(const DeviceArray& array, const Real (&values)[Shape::kElements]) const {
-    auto* to = static_cast<Storage*>(array.data) + offset(array, columns_, time_);
+  __host__ __device__ __forceinline__ void store(const DeviceArray& array,
+                                                 const Real (&values)[Shape::kElements]) const {
+    auto* to = static_cast<Storage*>(array.data) + first(array, time_);
+    const std::int64_t stride = fresh(array.time_stride);
     constexpr int kPart = Shape::kPart;
     Vector<Storage, kPart> part;
     if constexpr (Shape::kWide) {
@@ -305,22 +290,25 @@ class DeviceWalk {
 #pragma unroll
         for (int i = 0; i < kPart; ++i) narrow(values[step * kPart + i], part.elements[i], problem.bfloat);
         if (step < count_) *reinterpret_cast<Vector<Storage, kPart>*>(to) = part;
-        to += array.time_stride;
+        to += stride;
       }
     } else if (vectors_ != 0 && count_ == Shape::kSteps) {
       if (vectors_ < 0) to -= Shape::kSteps - 1;
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; step += kPart) {
 #pragma unroll
-        for (int i = 0; i < kPart; ++i)
-          narrow(vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i], part.elements[i], problem.bfloat);
+        for (int i = 0; i < kPart; ++i) {
+          // Chosen by value: an index that is not known beforehand would put the array into memory.
+          const Real value = vectors_ < 0 ? values[Shape::kSteps - 1 - step - i] : values[step + i];
+          narrow(value, part.elements[i], problem.bfloat);
+        }
         *reinterpret_cast<Vector<Storage, kPart>*>(to + step) = part;
       }
     } else {
 #pragma unroll
       for (int step = 0; step < Shape::kSteps; ++step) {
         if (step < count_) narrow(values[step], *to, problem.bfloat);
-        to += array.time_stride;
+        to += stride;
       }
     }
   }

@@ -35,11 +35,11 @@ def gae(
     library, and returns that library's. float32 and float64 are computed as such; float16 and bfloat16 in float32.
     Works inside of ``torch.compile``, ``torch.func``'s transforms, ``jax.jit``, ``jax.vmap`` and ``jax.grad``.
 
-    CUDA tensors are computed on their device, queued on its current stream, and can be recorded in a CUDA graph. Nothing
-    waits for the card but a call with `truncated` and with `next_values` without time axis and no `final_values`, which
-    has to know whether a step before the last is truncated (while a graph is recorded, the card asserts it). On either
-    device a result is exact to ``8 + 3 n`` roundings of the sum of the absolute values of its terms, where the episode
-    has n steps left; the devices group the sums differently.
+    CUDA tensors are computed on their device, queued on its current stream, and can be recorded in a CUDA graph.
+    Nothing waits for the card but a call with `truncated`, with `next_values` without time axis and no `final_values`:
+    whether a step before the last is truncated has to be known (while a graph is recorded, the card asserts it). On
+    either device a result is exact to ``8 + 3 n`` roundings of the sum of the absolute values of its terms, where the
+    episode has n steps left; the devices group the sums differently.
 
     Parameters
     ----------

@@ -16,7 +16,8 @@ def segment_returns(
     last value. With `values` and `lam`: :func:`metafast.gae` of every segment, with the same bootstrap. Segments do not
     touch each other.
 
-    Takes and returns arrays as :func:`metafast.gae` does. With CUDA tensors a call waits for the card, to check `lengths`.
+    Takes and returns arrays as :func:`metafast.gae` does. On CUDA tensors a call waits for the card, whose
+    memory alone tells whether `lengths` are right.
 
     Parameters
     ----------

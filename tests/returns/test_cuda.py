@@ -299,7 +299,7 @@ def test_gradients_of_coefficients_on_the_host(device):
     assert abs(gradient.item() - (ahead - behind).item() / (2 * step)) < 1e-6
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE + CONSTANT)
+@pytest.mark.parametrize("name", ["lambda_returns", "segment_advantages", "vtrace", "group_advantages"])
 def test_compiles_whole(device, name):
     torch._dynamo.reset()
     floats, others = arguments_of(device, name)
@@ -373,3 +373,48 @@ def test_results_lie_in_memory_as_the_rewards_do(device):
     for time_axis in (0, 1):
         assert metafast.discounted_returns(rewards, flags, time_axis=time_axis).stride() == (4, 1)
         assert metafast.discounted_returns(rewards.T, flags.T, time_axis=time_axis).stride() == (1, 4)
+
+
+def needs_a_card(device):
+    if device.type != "cuda":
+        pytest.skip("only a card has graphs, streams and a CPU beside it")
+
+
+@pytest.mark.parametrize("name", ["gae", "segment_returns", "group_advantages"])
+def test_recorded_in_a_cuda_graph(device, name):
+    needs_a_card(device)
+    generator = torch.Generator(device).manual_seed(0)
+    rewards = torch.rand(9000, device=device, generator=generator)
+    never, ids = torch.zeros(9000, dtype=torch.bool, device=device), torch.arange(9000, device=device) // 7
+    function = {
+        "gae": lambda: metafast.gae(rewards, rewards, rewards[0], never, never)[0],
+        "segment_returns": lambda: metafast.segment_returns(rewards, ids[-1:] * 0 + 9000, gamma=0.9),
+        "group_advantages": lambda: metafast.group_advantages(rewards, ids),
+    }[name]
+    function()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = function()
+    rewards.copy_(torch.rand(9000, device=device, generator=generator))
+    graph.replay()
+    assert torch.equal(recorded, function())
+
+
+def test_it_is_queued_on_the_current_stream(device):
+    needs_a_card(device)
+    rewards, never = torch.zeros(512, 64, device=device), torch.zeros(512, 64, dtype=torch.bool, device=device)
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        torch.cuda._sleep(100_000_000)
+        rewards.fill_(1.0)
+        returns = metafast.discounted_returns(rewards, never, gamma=0.0)
+        assert torch.equal(returns, torch.ones_like(returns))
+    torch.cuda.synchronize(device)
+
+
+@pytest.mark.parametrize("moved", ["rewards", "values", "next_values", "terminated"])
+def test_one_call_takes_one_device(device, moved):
+    needs_a_card(device)
+    p = {key: value if key == moved else value.to(device) for key, value in good_arguments().items()}
+    with pytest.raises(TypeError, match=r"is on (cpu|cuda:0), but rewards is on (cpu|cuda:0)"):
+        metafast.gae(**p)

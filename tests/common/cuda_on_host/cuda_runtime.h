@@ -2,10 +2,10 @@
 // thread by thread, on a machine without a GPU.
 //
 // A block's threads are contexts of one thread of the machine, each running until it waits for others (a barrier, a
-// shuffle); blocks run one after the other. The order is that of their numbers or, with CUDA_ON_HOST_ORDER=reversed,
-// the opposite one, so that a kernel that misses a barrier gives different results. Threads that wait for what cannot come
-// end the process with a message. "Device memory" is the host's. Not shown: speed, the card's memory model between
-// blocks, its approximate arithmetic, limits of registers.
+// shuffle), each warp until it waits for other warps; blocks run one after the other. The order is that of their
+// numbers or, with CUDA_ON_HOST_ORDER=reversed, the opposite one, so that a kernel that misses a barrier gives different
+// results. Threads that wait for what cannot come end the process with a message. "Device memory" is the host's. Not
+// shown: speed, the card's memory model between blocks, its approximate arithmetic, limits of registers.
 #pragma once
 
 #include <ucontext.h>
@@ -154,15 +154,22 @@ inline void run_block(dim3 size) {
   const char* order = std::getenv("CUDA_ON_HOST_ORDER");
   const bool reversed = order != nullptr && std::strcmp(order, "reversed") == 0;
   while (block.alive > 0) {
-    block.progress = false;
-    for (std::size_t i = 0; i < count; ++i) {
-      Thread& thread = block.threads[reversed ? count - 1 - i : i];
-      if (thread.done) continue;
-      block.current = &thread;
-      threadIdx = thread.index;
-      swapcontext(&block.scheduler, &thread.context);
+    bool progress = false;
+    for (std::size_t warp = 0; warp < count; warp += kWarp) {
+      // As far as it comes without the others, ahead of which it may be.
+      do {
+        block.progress = false;
+        for (std::size_t i = warp; i < std::min(warp + kWarp, count); ++i) {
+          Thread& thread = block.threads[reversed ? count - 1 - i : i];
+          if (thread.done) continue;
+          block.current = &thread;
+          threadIdx = thread.index;
+          swapcontext(&block.scheduler, &thread.context);
+        }
+        progress |= block.progress;
+      } while (block.progress);
     }
-    if (!block.progress) {
+    if (!progress) {
       std::fprintf(stderr, "CUDA on the host: the threads of a block wait for what cannot come\n");
       std::abort();
     }
