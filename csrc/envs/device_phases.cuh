@@ -110,7 +110,7 @@ struct InRegisters {
                                 Held& held, float& reward, bool& terminated) {
     constexpr int kUniforms = Dynamics::kStepUniforms;
     double uniforms[kUniforms > 0 ? kUniforms : 1];
-    draw_uniforms<kUniforms>(place.seed, place.episode, static_cast<std::uint32_t>(place.elapsed_steps) + 1, uniforms);
+    draw_uniforms<kUniforms>(place.seed, place.episode, step_number(place.elapsed_steps), uniforms);
     Action action[Dynamics::kActionSize];
     for (int k = 0; k < Dynamics::kActionSize; ++k) action[k] = actions[k];
     double paid;

@@ -1,5 +1,5 @@
-// Steps, resets and observes a batch on the device by the rules of driver.hpp: one launch, one block a tile, one thread an
-// environment.
+// Steps, resets and observes a batch on the device by the rules of driver.hpp: one launch, one block a tile, one thread
+// an environment.
 //
 // A step is bound by memory. CartPole reads 32 bytes of state and writes them back, writes 16 of observations, 4 of
 // reward and 2 of flags, reads an action and counts in 4 + 4: 102 to 106 bytes. Hence what few environments need
@@ -18,8 +18,10 @@
 namespace metafast {
 namespace {
 
-// Whichever environment comes first; which one that is among those of one launch is left to chance.
-__device__ inline void report_fault(const DeviceBatch& batch, std::int32_t kind, int environment) {
+// Whichever environment comes first; which one that is among those of one launch is left to chance. One of a block tells
+// (`told`, in shared memory, is 0 before), because where all are at fault each would reach for the host's memory.
+__device__ inline void report_fault(const DeviceBatch& batch, std::int32_t kind, int environment, int* told) {
+  if (atomicExch(told, 1) != 0) return;
   if (atomicCAS(batch.faults, static_cast<std::int32_t>(kNoFault), kind) == kNoFault) {
     batch.faults[1] = environment;
     __threadfence_system();
@@ -182,6 +184,7 @@ __global__ void __launch_bounds__(kTile)
   // block take them all, and the other warps do not go that way.
   __shared__ int beginning[kTile];
   __shared__ int num_beginning;
+  __shared__ int fault_told;
   const int first = static_cast<int>(blockIdx.x) * kTile;
   const int count = count_in_tile(batch, first);
   const int i = first + static_cast<int>(threadIdx.x);
@@ -189,7 +192,7 @@ __global__ void __launch_bounds__(kTile)
   const bool next_step = batch.autoreset_mode == AutoresetMode::next_step;
   const Rows<Environment> rows(parameters, step.observations, first);
   EnvironmentPlace place = own_place(batch);
-  if (threadIdx.x == 0) num_beginning = 0;
+  if (threadIdx.x == 0) num_beginning = fault_told = 0;
   __syncthreads();
 
   if (place.index < count) {
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(kTile)
     bool terminated = false, truncated = false, begins = false;
     std::int32_t elapsed_steps = place.elapsed_steps;
     if (!valid || (waits && !next_step)) {
-      report_fault(batch, valid ? kFaultEnded : kFaultAction, i);
+      report_fault(batch, valid ? kFaultEnded : kFaultAction, i, &fault_told);
     } else if (waits) {
       batch.ended[i] = 0;
       begins = true;

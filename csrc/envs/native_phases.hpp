@@ -44,8 +44,7 @@ class NativePhases {
     if constexpr (kStepUniforms > 0) {
       for (std::int64_t i = 0; i < count; ++i) {
         double uniforms[kStepUniforms];
-        draw_uniforms<kStepUniforms>(seeds[i], episodes[i] - 1, static_cast<std::uint32_t>(elapsed_steps[i]) + 1,
-                                     uniforms);
+        draw_uniforms<kStepUniforms>(seeds[i], episodes[i] - 1, step_number(elapsed_steps[i]), uniforms);
         for (int k = 0; k < kStepUniforms; ++k) drawn[k][i] = uniforms[k];
       }
     }

@@ -34,8 +34,8 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
     (``copy=False`` then returns the tensors that every replay rewrites).
 
     From the same seeds and actions, the episodes are those that the CPU's `NativeVectorEnv` steps through, to the bit
-    in classic control and in the tasks made of it (the kernels round each operation as the CPU does), and states may
-    be exchanged between the two.
+    (the kernels round each operation as the CPU does; `compile_env` tells what of a user's environment may differ), and
+    states may be exchanged between the two.
 
     The shape, type and device of actions are checked at once, their values by the kernel. Where one is no action, or
     an ended environment is stepped in disabled mode, that environment stays as it was (its reward is 0, its flags are
@@ -44,7 +44,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
     last error; `check_faults` waits and raises now. During the capture of a CUDA graph nothing is raised.
 
     Memory is torch's and follows its rules for streams: environments that one stream has stepped are to be stepped by
-    another only once that has waited for the first.
+    another only once that has waited for the first, and a graph that steps environments must not outlive them.
 
     Attributes
     ----------
@@ -61,6 +61,7 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
     # Also of an environment whose making failed, which gymnasium closes.
     _batch: DeviceBatch = ClosedBatch()  # type: ignore[assignment]
     _kernels: DeviceKernels = ClosedBatch()  # type: ignore[assignment]
+    device = torch.device("cpu")
     _kept: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     _final: Tensor | None = None
     _faults: npt.NDArray[np.int32] = np.zeros(4, np.int32)
@@ -217,8 +218,8 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
 
     def check_faults(self) -> None:
         """Wait for the card, and raise ValueError if a step was given what is no action and no error has told yet."""
-        if self._batch.device.type == "cuda":
-            torch.cuda.synchronize(self._batch.device)
+        self._batch.device  # noqa: B018 - raises where the environment is closed
+        self._wait()
         self._raise_fault()
 
     def get_state(self) -> dict[str, npt.NDArray[Any]]:
@@ -261,8 +262,10 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
         self._take_state(arrays)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
+        """Wait for the card and let go of the batch; every later use raises gymnasium.error.ClosedEnvironmentError."""
         kernels = self._kernels
+        if not _device.is_capturing():
+            self._wait()  # a kernel still queued may write to the faults
         self._batch = self._kernels = ClosedBatch()  # type: ignore[assignment]
         self._kept = self._final = None
         self.closed = True
@@ -316,11 +319,14 @@ class DeviceVectorEnv(BatchedVectorEnv[Tensor, Tensor, Tensor]):
             getattr(batch, name).copy_(torch.from_numpy(np.array(arrays[name]).view(dtype)))
         self._was_reset = True
 
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _raise_fault(self, kernels: DeviceKernels | None = None) -> None:
         if not self._faults[0] or _device.is_capturing():
             return
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # what belongs to the kind is written after it
+        self._wait()  # what belongs to the kind is written after it
         kind, environment, detail = (int(value) for value in self._faults[:3])
         self._faults[:] = 0
         if kind == FAULT_ACTION:
