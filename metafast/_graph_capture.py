@@ -71,7 +71,7 @@ class Recorded:
 class Recordings(Generic[Made]):
     """The latest few of what was made for a recording (its fixed tensors among it), by what it depends on."""
 
-    def __init__(self, most: int = 4) -> None:
+    def __init__(self, most: int = 2) -> None:
         self._most = most
         self._made: OrderedDict[Hashable, Made] = OrderedDict()
 

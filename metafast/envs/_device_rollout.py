@@ -35,7 +35,7 @@ def rollout_on_device(
             raise TypeError(f"env is on {env.device}, but policy is on {tensor.device}: move it with policy.to")
     env._raise_fault()
     key = (id(batch), num_steps, deterministic, policy.recording_key())
-    loops = _LOOPS.setdefault(env, Recordings(2))
+    loops = _LOOPS.setdefault(env, Recordings())
     loop = loops.find(
         key, lambda: _Loop(batch, env._kernels, env.single_observation_space, policy, num_steps, deterministic)
     )

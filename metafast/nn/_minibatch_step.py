@@ -43,7 +43,7 @@ class MinibatchStep:
         self._parts = policy.parts()  # whose identities are in the key
         self._parameters = policy.flat_parameters()
         self._surrogate, self._weights, self._normalize = surrogate, weights, normalize_advantages
-        device, self._capacity = policy.device, capacity
+        device = policy.device
         self._columns = {
             name: column.new_empty(
                 (len(column), capacity, *column.shape[2:]) if self._axis(name) else (capacity, *column.shape[1:])
@@ -95,9 +95,8 @@ class MinibatchStep:
             samples.advantages = standardize(samples.advantages, self._mask)
         given = {name: numbers[name] for name in self._weights - {"max_grad_norm"}}
         with torch.enable_grad():
-            outputs, values = self._policy(c["observations"], *(c[name] for name in ("hidden", "starts") if name in c))[
-                :2
-            ]
+            inputs = [c[name] for name in ("observations", "hidden", "starts") if name in c]
+            outputs, values = self._policy(*inputs)[:2]
             terms = Terms(self._surrogate, **given)
             loss, parts = compute_loss(self._policy.distribution, outputs, values, samples, terms)
             gradients = torch.autograd.grad(loss, self._parameters.parameters, allow_unused=True)

@@ -230,25 +230,29 @@ def test_what_changes_needs_another_recording(device, on_cpu):
     optimizer = Adam(policy)
     made = optimizer.recordings._made
 
-    def run(rollout_steps=7, **options):
-        rollout = moved(
-            on_cpu(make_rollout, make_policy(), rollout_steps, with_mask=options.pop("mask", False)), device
-        )
+    def run(rollout_steps=7, mask=False, **options):
+        rollout = moved(on_cpu(make_rollout, make_policy(), rollout_steps, with_mask=mask), device)
         advantages, returns = (moved(each, device) for each in targets(rollout.numpy()))
+        before = flat(policy)
         ppo_update(policy, optimizer, rollout, advantages=advantages, returns=returns, **{"minibatches": 5, **options})
-        return len(made)
+        assert not torch.equal(flat(policy), before)
+        return next(reversed(made.values()))
 
-    assert run() == 1
-    assert run(clip=0.1, value_coef=0.1, max_grad_norm=2.0, lr=1e-3, epochs=2) == 1
-    assert run(entropy_coef=0.1) == 2
-    assert run(entropy_coef=0.2, minibatches=5) == 2
-    assert run(mask=True) == 3  # minibatches that are not full
-    assert run(mask=True, rollout_steps=7) == 3
-    assert run(rollout_steps=14) == 4
+    first = run()
+    assert run(clip=0.1, value_coef=0.1, max_grad_norm=2.0, lr=1e-3, epochs=2) is first
+    with_entropy = run(entropy_coef=0.1)
+    assert with_entropy is not first
+    assert run(entropy_coef=0.2) is with_entropy
+    assert run() is first
+    padded = run(mask=True)  # minibatches that are not full
+    assert padded is not first
+    assert run(mask=True) is padded
+    assert run(rollout_steps=14) is not padded
+    assert len(made) == 2
+    latest = run()
+    assert latest is not first  # which went
     policy.policy.weight.data = policy.policy.weight.data.clone()
-    before = flat(policy)
-    assert run() == 4  # the first went
-    assert not torch.equal(flat(policy), before)
+    assert run() is not latest
 
 
 def test_the_optimizer_follows_the_policy_and_is_saved(device, on_cpu):

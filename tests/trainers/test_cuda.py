@@ -115,6 +115,13 @@ def test_where_environments_live(options, place):
     assert environment_device(pg.configure(**{"device": "cuda:1", **options})) == place
 
 
+def test_a_population_one_after_another(tmp_path, cuda):
+    options = {**SMALL, "num_steps": 4, "total_steps": 16, "device": "cuda", "run_dir": str(tmp_path)}
+    result = pg.train(pg.configure(population=2, **options))
+    assert [member["engine"] for member in result["members"]] == ["native", "native"]
+    assert not np.array_equal(weights(tmp_path / "member-0"), weights(tmp_path / "member-1"))
+
+
 def test_what_is_refused(tmp_path, cuda):
     def refused(message, **options):
         with pytest.raises(UsageError, match=message):
