@@ -32,7 +32,8 @@ constexpr bool reads(InputList<inputs...>) {
 template <class Formula, class Real, class Storage, bool kWide>
 struct ShapeOf {
   using Step = decltype(Formula::template step<Scalar<Real>>(std::declval<const int&>(), 0, Real{}));
-  static constexpr bool kMuchToHold = sizeof(Step) > 16 || reads<kLogRhos>(typename Formula::Inputs{});
+  static constexpr bool kMuchToHold =
+      sizeof(Step) > 16 || Formula::kMasked || reads<kLogRhos>(typename Formula::Inputs{});
   static constexpr int kSteps = kWide ? (kMuchToHold ? 2 : 4) : sizeof(Real) == 8 ? 4 : 8;
   using type = Shape<Storage, kWide, kSteps>;
 };
