@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from envs.compiled.test_cuda_compiled import make  # noqa: F401 - a fixture
+from envs.compiled import ptx_on_host
 from nn.problems import scatter
 from nn.unfused import UnfusedLoop, assert_same_rollouts, generator
 from trainers.users_track import Track
@@ -12,7 +12,8 @@ from metafast.envs import rollout
 
 
 @pytest.mark.parametrize("mode", ["same_step", "next_step"])
-def test_a_users_environment(device, make, mode):  # noqa: F811
+def test_a_users_environment(device, monkeypatch, mode):
+    make = ptx_on_host.maker(device, monkeypatch)
     env = make(Track, 5, autoreset_mode=mode, max_episode_steps=6)
     other = Track.make_vec(5, autoreset_mode=mode, max_episode_steps=6)
     policies = []

@@ -7,7 +7,7 @@ import re
 
 import llvmlite.binding as llvm
 
-from metafast.envs.compiled import _ptx
+from metafast.envs.compiled import _device, _ptx
 
 _ENGINES = []  # machine code lives as long as the tests run
 
@@ -55,3 +55,35 @@ def image(module, _machine):
     engine.finalize_object()
     _ENGINES.append(engine)
     return "\n".join(f"{name} {engine.get_function_address(f'{name}_on_host')}" for name, _ in kernels)
+
+
+class _NoCache:
+    @staticmethod
+    def load(key):
+        return None
+
+    @staticmethod
+    def store(key, header, content):
+        pass
+
+
+_made = {}
+
+
+def maker(device, monkeypatch):
+    """Return a function that makes vector environments of a user's class on the device of the test."""
+    on_host = device.type == "cpu"
+    if on_host:
+        monkeypatch.setattr(_ptx, "_with_libdevice", without_libdevice)
+        monkeypatch.setattr(_ptx, "_assembly", image)
+        monkeypatch.setattr(_device, "_cache", _NoCache)
+
+    def make(world, num_envs, **options):
+        if on_host:
+            monkeypatch.setattr(world, "_device_kernels", _made.get(world))
+        env = world.make_vec(num_envs, device="cuda", **options)
+        if on_host:
+            _made[world] = world._device_kernels
+        return env
+
+    return make

@@ -7,40 +7,13 @@ from envs.compiled.worlds import WORLDS, random_actions
 from gymnasium.spaces import Box, Discrete
 
 from metafast.envs import compile_env, make_vec
-from metafast.envs.compiled import _device as compiled_device
-from metafast.envs.compiled import _ptx
 
 torch = pytest.importorskip("torch")
-_ON_HOST = {}
-
-
-class NoCache:
-    @staticmethod
-    def load(key):
-        return None
-
-    @staticmethod
-    def store(key, header, content):
-        pass
 
 
 @pytest.fixture
 def make(device, monkeypatch):
-    """Makes vector environments on the device of the test."""
-    if device.type == "cpu":
-        monkeypatch.setattr(_ptx, "_with_libdevice", ptx_on_host.without_libdevice)
-        monkeypatch.setattr(_ptx, "_assembly", ptx_on_host.image)
-        monkeypatch.setattr(compiled_device, "_cache", NoCache)
-
-    def make_one(world, num_envs, **options):
-        if device.type == "cpu":
-            monkeypatch.setattr(world, "_device_kernels", _ON_HOST.get(world))
-        env = world.make_vec(num_envs, device="cuda", **options)
-        if device.type == "cpu":
-            _ON_HOST[world] = world._device_kernels
-        return env
-
-    return make_one
+    return ptx_on_host.maker(device, monkeypatch)
 
 
 def on(env, array):
