@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from common import kernels_on_host
+from common import cards, kernels_on_host
 from hypothesis import settings
 
 import metafast
@@ -36,7 +36,11 @@ def host_kernels():
     return kernels_on_host.build()
 
 
-@pytest.fixture(params=["cuda", "host", "host, threads in reverse"])
+def pytest_report_header():
+    return "CUDA kernels: on the CPU, thread by thread" + (" and on a card" if cards.CUDA else "; there is no card")
+
+
+@pytest.fixture(params=[*cards.CUDA, "host", "host, threads in reverse"])
 def device(request, monkeypatch):
     """The torch device of the CUDA kernels: a card; or the CPU, where their source is run thread by thread.
 
@@ -45,7 +49,7 @@ def device(request, monkeypatch):
     torch = pytest.importorskip("torch")
     if request.param == "cuda":
         if not torch.cuda.is_available():
-            pytest.skip("there is no CUDA device")
+            pytest.skip("torch is built without CUDA")
         return torch.device("cuda", 0)
     kernels = request.getfixturevalue("host_kernels")
     monkeypatch.setattr(_device, "kernels", lambda: kernels)

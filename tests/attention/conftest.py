@@ -1,4 +1,5 @@
 import pytest
+from common import cards
 
 import metafast
 from metafast import _arrays, _core, _device
@@ -9,7 +10,7 @@ def one_thread(restore_num_threads):
     metafast.set_num_threads(1)
 
 
-@pytest.fixture(params=[*_core.supported_isas(), "cuda", "host"])
+@pytest.fixture(params=[*_core.supported_isas(), *cards.CUDA, "host"])
 def place(request, monkeypatch):
     """Where dot-product attention computes: None for the CPU, once for every level; otherwise a torch device.
 
@@ -23,7 +24,7 @@ def place(request, monkeypatch):
         return
     torch = pytest.importorskip("torch")
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
+        pytest.skip("torch is built without CUDA")
     if request.param == "host":
         monkeypatch.setattr(_device, "is_on_device", _arrays.is_torch)
     yield torch.device("cuda", 0) if request.param == "cuda" else torch.device("cpu")
