@@ -86,7 +86,7 @@ class Envs {
 }  // namespace
 
 void register_cuda_envs(py::module_& module) {
-  py::class_<Envs>(module, "Envs")
+  py::class_<Envs>(module, "Envs", py::module_local())
       .def(py::init<const std::string&, const py::bytes&, const std::string&, std::int32_t, std::int32_t, std::int32_t,
                     std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
                     std::uintptr_t>(),

@@ -7,7 +7,8 @@
 namespace metafast {
 
 void register_cuda_ptx_kernels(py::module_& module) {
-  py::class_<PtxKernels>(module, "PtxKernels")
+  // Local: the same kernels compiled for the CPU may be loaded beside these.
+  py::class_<PtxKernels>(module, "PtxKernels", py::module_local())
       .def(py::init<const std::string&, const std::vector<std::string>&>(), py::arg("ptx"), py::arg("names"),
            py::call_guard<py::gil_scoped_release>())
       .def("load", [](const PtxKernels& kernels, const py::tuple& stream) {

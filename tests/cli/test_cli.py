@@ -229,6 +229,13 @@ def test_bench_compares_with_its_peers(capsys, monkeypatch):
 def test_bench_on_a_card_compares_with_torch(capsys, monkeypatch, device):
     from metafast import _bench_cuda
 
+    make_vec = metafast.envs.make_vec
+
+    def make_vec_there(*arguments, device=None, **options):
+        # On the host, where "cuda" means the emulated kernels, tensors say that they are on the CPU.
+        return make_vec(*arguments, device=None if device is None else "cuda", **options)
+
+    monkeypatch.setattr(metafast.envs, "make_vec", make_vec_there)
     monkeypatch.setattr(_bench_cuda, "find_card", lambda name: device)
     monkeypatch.setattr(_bench_cuda, "title", lambda name: "a card")
     monkeypatch.setattr(_bench_cuda, "_median_seconds", lambda function, **_: [function(), 1e-3][1])
