@@ -6,12 +6,15 @@ the streams, and queues the kernels on the current stream of the tensors' device
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
 from typing import Any
 
 from metafast import _arrays
+
+_AS_IT_IS = contextlib.nullcontext()
 
 
 @functools.cache
@@ -67,6 +70,19 @@ def stream_of(tensor: Any) -> tuple[int, int]:
     """Return a tensor's device and that device's current stream, as the bindings take them."""
     stream = sys.modules["torch"].cuda.current_stream(tensor.device)
     return tensor.device.index, stream.cuda_stream
+
+
+def current(tensor: Any) -> contextlib.AbstractContextManager[None]:
+    """Make a tensor's device the current one.
+
+    The kernels' own launches would do so too, but by cudaSetDevice, which on the way back opens a context on a device
+    that nobody may be using.
+    """
+    cuda = sys.modules["torch"].cuda
+    if not tensor.is_cuda or tensor.device.index == cuda.current_device():
+        return _AS_IT_IS
+    selected: contextlib.AbstractContextManager[None] = cuda.device(tensor.device)
+    return selected
 
 
 def empty(name: str, shape: tuple[int, ...], like: Any, dtype: Any = None) -> Any:

@@ -25,47 +25,60 @@ Made = TypeVar("Made")
 _RECORDING = threading.Lock()
 
 
+# A thread's streams to run on before and while it records, by device: what cuBLAS allocates for a stream stays.
+_streams = threading.local()
+
+
 class Recorded:
-    """A function of tensors that stay in place, without arguments or result.
+    """A function of tensors that stay in place, without arguments or result: the same one at every call.
 
     The first call runs it on a side stream, which is both work and the warm-up that recording needs; the second records
-    and replays it; later ones replay it. Where there is no CUDA device every call runs it.
+    and replays it; later ones replay it. Where there is no CUDA device every call runs it. It is not kept, because who
+    owns the recording owns the function: a cycle of the two would hold the card's memory until Python looks for cycles.
     """
 
-    def __init__(self, function: Callable[[], None], device: Any) -> None:
-        self._function = function
+    def __init__(self, device: Any) -> None:
         self._device = device
         self._warm = False
         self._graph: Any = None
 
-    def __call__(self) -> None:
+    def __call__(self, function: Callable[[], None]) -> None:
         if self._device.type != "cuda":
-            self._function()
+            function()
             return
-        cuda = sys.modules["torch"].cuda
-        with cuda.device(self._device):
+        torch = sys.modules["torch"]
+        cuda = torch.cuda
+        # Autocast's copies of the weights, made at one call, would be read by the replays of all later ones.
+        with cuda.device(self._device), torch.autocast("cuda", enabled=False):
             if not self._warm:
-                self._warm_up(cuda)
+                self._warm_up(cuda, function)
                 return
             if self._graph is None:
-                self._record(cuda)
+                self._record(cuda, function)
             self._graph.replay()
 
-    def _warm_up(self, cuda: Any) -> None:
-        side, caller = cuda.Stream(), cuda.current_stream()
+    def _warm_up(self, cuda: Any, function: Callable[[], None]) -> None:
+        side, caller = self._side_stream(cuda), cuda.current_stream()
         side.wait_stream(caller)
         with cuda.stream(side):
-            self._function()
+            function()
         caller.wait_stream(side)
         self._warm = True
 
-    def _record(self, cuda: Any) -> None:
+    def _record(self, cuda: Any, function: Callable[[], None]) -> None:
         graph = cuda.CUDAGraph()
         # Torch's own stream for this is of the device that was recorded on first. Other threads go on with what would
         # spoil a recording of theirs only.
-        with _RECORDING, cuda.graph(graph, stream=cuda.Stream(), capture_error_mode="thread_local"):
-            self._function()
+        with _RECORDING, cuda.graph(graph, stream=self._side_stream(cuda), capture_error_mode="thread_local"):
+            function()
         self._graph = graph
+
+    def _side_stream(self, cuda: Any) -> Any:
+        streams: dict[Any, Any] = _streams.__dict__
+        key = str(self._device)
+        if key not in streams:
+            streams[key] = cuda.Stream()
+        return streams[key]
 
 
 class Recordings(Generic[Made]):

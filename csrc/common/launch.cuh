@@ -26,7 +26,7 @@ class DeviceScope {
     changed_ = stream.device != before_;
   }
   ~DeviceScope() {
-    if (changed_) (void)cudaSetDevice(before_);
+    if (changed_ && cudaSetDevice(before_) != cudaSuccess) (void)cudaGetLastError();
   }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;

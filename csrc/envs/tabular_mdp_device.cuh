@@ -37,7 +37,7 @@ struct DeviceTabularMdp {
     int reached = 0;
 #pragma unroll 1
     for (std::int64_t k = 0; k < size; k += Rules::kLine) {
-      float line[Rules::kLine];
+      alignas(16) float line[Rules::kLine];
       for (int part = 0; part < Rules::kLine; part += 4)
         *reinterpret_cast<float4*>(line + part) = *reinterpret_cast<const float4*>(row + k + part);
       reached += Rules::count_reached(line, uniform);

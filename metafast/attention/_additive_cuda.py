@@ -38,7 +38,7 @@ class _Call:
 
     def __init__(
         self, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None, key_lengths: Tensor | None,
-        like: Tensor, like_name: str,
+        like: Tensor, like_name: str, *, check_lengths: bool = True,
     ) -> None:  # fmt: skip
         self.like, self.like_name, self.ndim = like, like_name, like.ndim
         batch, heads = like.shape[0], like.shape[1] if self.ndim == 4 else 1
@@ -48,7 +48,7 @@ class _Call:
         self.value = self.rows("value", value, (batch, heads, keys, None))
         self.score_weight = self.weights("score_weight", score_weight, heads, width)
         self.key_mask = None if key_mask is None else _as_flags(key_mask, (batch, keys))
-        self.key_lengths = None if key_lengths is None else _as_lengths(key_lengths, batch, keys)
+        self.key_lengths = None if key_lengths is None else _as_lengths(key_lengths, batch, keys, check_lengths)
         self.is_double = like.dtype == torch.float64
         self.shape = (batch, heads, keys, width, value.shape[-1])
         padded = max(4, (width + 3) // 4 * 4)
@@ -116,8 +116,9 @@ class _Call:
 
     def prepare(self, pass_: _Pass, queries: int = 1) -> None:
         """Queue the preparation of the keys."""
-        stream = _device.stream_of(self.like)
-        _device.kernels().additive_prepare(self.is_double, self.problem(queries), int(pass_), stream)
+        with _device.current(self.like):
+            stream = _device.stream_of(self.like)
+            _device.kernels().additive_prepare(self.is_double, self.problem(queries), int(pass_), stream)
 
     def new(self, name: str, rows: int, columns: int) -> Tensor:
         """Allocate an array [batch, heads, rows, columns]."""
@@ -143,10 +144,11 @@ class _Call:
         if return_weights or value_width > kernels.ADDITIVE_CONTEXT_COLUMNS:
             weights = self.new("the weights", queries, keys)
         query_rows = self.scratch_of_queries(queries)
-        kernels.additive_forward(
-            self.is_double, self.problem(queries), self.view(query), query_rows.data_ptr(), context.data_ptr(),
-            _address(weights), _device.stream_of(query),
-        )  # fmt: skip
+        with _device.current(query):
+            kernels.additive_forward(
+                self.is_double, self.problem(queries), self.view(query), query_rows.data_ptr(), context.data_ptr(),
+                _address(weights), _device.stream_of(query),
+            )  # fmt: skip
         return context, weights if return_weights else None
 
 
@@ -176,14 +178,14 @@ def _as_flags(key_mask: Tensor, expected: tuple[int, int]) -> Tensor:
     return flags if flags.shape[1] <= 1 or flags.stride(1) == 1 else flags.contiguous()
 
 
-def _as_lengths(key_lengths: Tensor, batch: int, keys: int) -> Tensor:
+def _as_lengths(key_lengths: Tensor, batch: int, keys: int, check: bool) -> Tensor:
     if key_lengths.is_floating_point() or key_lengths.is_complex() or key_lengths.dtype == torch.bool:
         raise TypeError(f"key_lengths has dtype {_arrays.dtype_name(key_lengths)}; expected integers")
     if tuple(key_lengths.shape) != (batch,):
         raise ValueError(f"key_lengths has shape {tuple(key_lengths.shape)}, expected ({batch},) for [batch]")
     # A copy of our own: nobody can change a length between its check and its use.
     lengths = key_lengths.detach().to(torch.int64, copy=True).contiguous()
-    if not _device.is_capturing():
+    if check and not _device.is_capturing():
         for entry, length in enumerate(lengths.tolist()):
             if not 0 <= length <= keys:
                 raise ValueError(f"key_lengths[{entry}] is {length}, expected 0 to {keys}, the number of keys")
@@ -209,14 +211,14 @@ def check_devices(arrays: dict[str, Tensor | None]) -> None:
 
 def _checked(
     query: Tensor, key: Tensor, value: Tensor, score_weight: Tensor, key_mask: Tensor | None,
-    key_lengths: Tensor | None,
+    key_lengths: Tensor | None, *, check_lengths: bool = True,
 ) -> _Call:  # fmt: skip
     check_devices(
         {"query": query, "key": key, "value": value, "score_weight": score_weight, "key_mask": key_mask,
          "key_lengths": key_lengths}
     )  # fmt: skip
     _check_first("query", query)
-    return _Call(key, value, score_weight, key_mask, key_lengths, query, "query")
+    return _Call(key, value, score_weight, key_mask, key_lengths, query, "query", check_lengths=check_lengths)
 
 
 def forward(
@@ -319,16 +321,18 @@ def backward(
     key_lengths: Tensor | None, weights: Tensor, context_gradient: Tensor, weights_gradient: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return the gradients of query, key, value and score_weight."""
-    call = _checked(query, key, value, score_weight, key_mask, key_lengths)
+    # The lengths have been looked at by the forward pass, and looking would wait for the card.
+    call = _checked(query, key, value, score_weight, key_mask, key_lengths, check_lengths=False)
     check_devices(
         {"query": query, "weights": weights, "context_gradient": context_gradient, "weights_gradient": weights_gradient}
     )
     gradient = _GradientCall(call, query, weights, context_gradient, weights_gradient)
     call.prepare(_Pass.BACKWARD, gradient.queries)
-    _device.kernels().additive_backward(
-        call.is_double, call.problem(gradient.queries), call.view(gradient.query), gradient.given(call),
-        gradient.scratch(), tuple(map(_address, gradient.results)), _device.stream_of(query),
-    )  # fmt: skip
+    with _device.current(query):
+        _device.kernels().additive_backward(
+            call.is_double, call.problem(gradient.queries), call.view(gradient.query), gradient.given(call),
+            gradient.scratch(), tuple(map(_address, gradient.results)), _device.stream_of(query),
+        )  # fmt: skip
     return gradient.results
 
 
@@ -338,7 +342,8 @@ def double_backward(
     *cotangents: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Return the gradients of query, key, value, score_weight, context_gradient and weights_gradient (or nothing)."""
-    call = _checked(query, key, value, score_weight, key_mask, key_lengths)
+    # The lengths have been looked at by the forward pass, and looking would wait for the card.
+    call = _checked(query, key, value, score_weight, key_mask, key_lengths, check_lengths=False)
     names = "query_cotangent", "key_cotangent", "value_cotangent", "score_weight_cotangent"
     check_devices(
         {"query": query, "weights": weights, "context_gradient": context_gradient,
@@ -359,11 +364,12 @@ def double_backward(
     inner = call.new("the gradient of weights_gradient", queries, keys)
     of_context = call.new("the gradient of context_gradient", queries, value_width)
     call.prepare(_Pass.DOUBLE_BACKWARD, queries)
-    _device.kernels().additive_double_backward(
-        call.is_double, call.problem(queries), call.view(gradient.query), gradient.given(call),
-        (*map(call.view, rows), _weights_view(of_weight)),
-        (*gradient.scratch(), products.data_ptr(), inner.data_ptr()),
-        (*map(_address, gradient.results), of_context.data_ptr()), _device.stream_of(query),
-    )  # fmt: skip
+    with _device.current(query):
+        _device.kernels().additive_double_backward(
+            call.is_double, call.problem(queries), call.view(gradient.query), gradient.given(call),
+            (*map(call.view, rows), _weights_view(of_weight)),
+            (*gradient.scratch(), products.data_ptr(), inner.data_ptr()),
+            (*map(_address, gradient.results), of_context.data_ptr()), _device.stream_of(query),
+        )  # fmt: skip
     of_weights = query.new_empty(0) if weights_gradient is None else inner
     return *gradient.results, of_context, of_weights

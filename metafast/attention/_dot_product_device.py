@@ -24,6 +24,8 @@ _functorch = torch._C._functorch
 _FLOATS = (torch.float32, torch.float64, *HALF_PRECISION)
 # The fused kernels take rows of whole vectors; torch computes others, and holds their scores, operation by operation.
 _COLUMNS = 8
+# A grid of blocks has no more entries along the axes that they lay batch and heads on.
+_MOST_PROBLEMS = 65535
 
 
 def dot_product_attention(
@@ -74,6 +76,12 @@ def _is_transformed() -> bool:
 def _attend(query: Tensor, key: Tensor, value: Tensor, takes: Tensor | None, causal: bool, scale: float) -> Tensor:
     """Attend through torch's fused kernels, whose own backward has no derivative in turn."""
     value_width = value.shape[3]
+    if query.shape[1] > _MOST_PROBLEMS:
+        return _attend_with_weights(query, key, value, takes, causal, scale)[0]
+    if query.shape[0] > _MOST_PROBLEMS:
+        parts = [tensor.split(_MOST_PROBLEMS) for tensor in (query, key, value)]
+        masks = [takes] * len(parts[0]) if takes is None or takes.shape[0] == 1 else takes.split(_MOST_PROBLEMS)
+        return torch.cat([_attend(*part, mask, causal, scale) for *part, mask in zip(*parts, masks, strict=True)])
     if causal:
         key, value, takes = _seen_by_the_last(query, key, value, takes)
     if 0 in (*query.shape[:3], key.shape[2], value_width):
@@ -147,7 +155,12 @@ def _in_whole_vectors(tensor: Tensor) -> Tensor:
     missing = -tensor.shape[3] % _COLUMNS if tensor.shape[3] else _COLUMNS
     if missing:
         return torch.nn.functional.pad(tensor, (0, missing))
-    return tensor if tensor.stride(3) == 1 else tensor.contiguous()
+    # They load 16 bytes at once, wherever a row begins.
+    count = 16 // tensor.element_size()
+    aligned = torch.compiler.is_compiling() or tensor.data_ptr() % 16 == 0
+    if aligned and tensor.stride(3) == 1 and all(stride % count == 0 for stride in tensor.stride()[:3]):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class _Attention(torch.autograd.Function):

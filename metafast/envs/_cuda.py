@@ -43,22 +43,25 @@ class NativeDeviceKernels:
         truncated: Any,
         final_observations: Any,
     ) -> None:
-        self._bound.step(
-            _device.stream_of(self._anchor),
-            actions.data_ptr(),
-            actions.element_size(),
-            observations.data_ptr(),
-            rewards.data_ptr(),
-            terminated.data_ptr(),
-            truncated.data_ptr(),
-            0 if final_observations is None else final_observations.data_ptr(),
-        )
+        with _device.current(self._anchor):
+            self._bound.step(
+                _device.stream_of(self._anchor),
+                actions.data_ptr(),
+                actions.element_size(),
+                observations.data_ptr(),
+                rewards.data_ptr(),
+                terminated.data_ptr(),
+                truncated.data_ptr(),
+                0 if final_observations is None else final_observations.data_ptr(),
+            )
 
     def reset(self, batch: DeviceBatch, mask: Any) -> None:
-        self._bound.reset(_device.stream_of(self._anchor), 0 if mask is None else mask.data_ptr())
+        with _device.current(self._anchor):
+            self._bound.reset(_device.stream_of(self._anchor), 0 if mask is None else mask.data_ptr())
 
     def observe(self, batch: DeviceBatch, observations: Any) -> None:
-        self._bound.observe(_device.stream_of(self._anchor), observations.data_ptr())
+        with _device.current(self._anchor):
+            self._bound.observe(_device.stream_of(self._anchor), observations.data_ptr())
 
     def explain_fault(self, kind: int, environment: int, detail: int) -> Exception:
         raise NotImplementedError(f"the native kernels have no fault of kind {kind}")

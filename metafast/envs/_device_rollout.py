@@ -111,7 +111,11 @@ class _Loop:
             self._hidden = torch.empty_like(self.initial_hidden)
         components = distribution.noise(0, 0, num_envs).shape[2]
         self.noise = empty("noise", (*steps, components), torch.float32)
-        self.run = Recorded(self._run, batch.device)
+        self._recorded = Recorded(batch.device)
+
+    def run(self) -> None:
+        """Take the steps, from the state that the environments are in."""
+        self._recorded(self._run)
 
     def fields(self) -> dict[str, Tensor | None]:
         """The fields of a `Rollout`, in the tensors that the next run writes to."""

@@ -51,11 +51,12 @@ class Distribution(Protocol):
 def _noise(key: int, num_steps: int, num_envs: int, size: int, *, normal: bool, device: torch.device | None) -> Tensor:
     if device is None:
         return torch.from_numpy(_core.policy_noise(key, num_steps, num_envs, size, normal))
-    noise = torch.empty(num_steps, num_envs, size, device=device)
+    noise = torch.empty(num_steps, num_envs, size, dtype=torch.float32, device=device)
     if not _device.is_on_device(noise):
         return noise.copy_(_noise(key, num_steps, num_envs, size, normal=normal, device=None))
-    stream = _device.stream_of(noise)
-    _device.kernels().policy_noise(stream, key, num_steps, num_envs, size, normal, noise.data_ptr())
+    with _device.current(noise):
+        stream = _device.stream_of(noise)
+        _device.kernels().policy_noise(stream, key, num_steps, num_envs, size, normal, noise.data_ptr())
     return noise
 
 

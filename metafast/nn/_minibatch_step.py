@@ -1,5 +1,6 @@
 """One step of an update on a CUDA device: loss, gradient and the optimiser's step, in one graph on fixed tensors."""
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,8 +40,11 @@ class MinibatchStep:
         weights: frozenset[str],
         normalize_advantages: bool,
     ) -> None:
-        self._policy, self._optimizer = policy, optimizer
+        self._policy = policy
+        self._optimizer = weakref.proxy(optimizer)  # which owns this step
         self._parts = policy.parts()  # whose identities are in the key
+        names = {id(parameter): name for name, parameter in policy.named_parameters()}
+        self._names = [names[id(parameter)] for parameter in policy.flat_parameters().parameters]
         self._parameters = policy.flat_parameters()
         self._surrogate, self._weights, self._normalize = surrogate, weights, normalize_advantages
         device = policy.device
@@ -60,7 +64,11 @@ class MinibatchStep:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self.learning_rate = torch.zeros((), dtype=torch.float64, device=device)
         self.diagnostics = torch.zeros(len(COLUMNS), dtype=torch.float64, device=device)
-        self.run = Recorded(self._run, device)
+        self._recorded = Recorded(device)
+
+    def run(self) -> None:
+        """Take the step on what was gathered."""
+        self._recorded(self._run)
 
     def _axis(self, name: str) -> int:
         return int(self._policy.recurrent and name != "hidden")
@@ -95,11 +103,15 @@ class MinibatchStep:
             samples.advantages = standardize(samples.advantages, self._mask)
         given = {name: numbers[name] for name in self._weights - {"max_grad_norm"}}
         with torch.enable_grad():
-            inputs = [c[name] for name in ("observations", "hidden", "starts") if name in c]
-            outputs, values = self._policy(*inputs)[:2]
+            inputs = tuple(c[name] for name in ("observations", "hidden", "starts") if name in c)
+            # Leaves of their own on the same memory: the parameters may be in graphs that the caller keeps, whose
+            # streams must not wait for what is being recorded.
+            leaves = [parameter.detach().requires_grad_() for parameter in self._parameters.parameters]
+            named = dict(zip(self._names, leaves, strict=True))
+            outputs, values = torch.func.functional_call(self._policy, named, inputs)[:2]
             terms = Terms(self._surrogate, **given)
             loss, parts = compute_loss(self._policy.distribution, outputs, values, samples, terms)
-            gradients = torch.autograd.grad(loss, self._parameters.parameters, allow_unused=True)
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         with torch.no_grad():
             gradient = torch.cat(
                 [

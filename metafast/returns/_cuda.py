@@ -150,10 +150,11 @@ class _Call:
             self.flags, self.factors, self.numbers, self.clips, self.bootstrapped, self.results, self.n,
             stream=_device.stream_of(leading),
         )  # fmt: skip
-        scratch_bytes = solve(scratch=0)
-        if scratch_bytes > 0:
-            scratch = _device.empty("maps of chunks of time", (scratch_bytes // 8,), leading, torch.float64)
-            solve(scratch=scratch.data_ptr())
+        with _device.current(leading):
+            scratch_bytes = solve(scratch=0)
+            if scratch_bytes > 0:
+                scratch = _device.empty("maps of chunks of time", (scratch_bytes // 8,), leading, torch.float64)
+                solve(scratch=scratch.data_ptr())
 
     def _place(self, tensor: Tensor, steps: Steps) -> tuple[int, int, int, int]:
         self._keep.append(tensor)

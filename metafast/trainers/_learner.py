@@ -112,8 +112,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda":
             if device.index is None and torch.cuda.device_count() > 0:
-                local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-                device = torch.device("cuda", local_rank % torch.cuda.device_count())
+                rank = os.environ.get("LOCAL_RANK")
+                own = torch.cuda.current_device() if rank is None else int(rank) % torch.cuda.device_count()
+                device = torch.device("cuda", own)
             # A seed repeats a run: convolutions by one algorithm, not by whichever adds up in any order.
             torch.backends.cudnn.deterministic = True
         # Read back, which a device without memory ("meta") cannot do.

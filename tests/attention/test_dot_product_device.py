@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 from attention import dot_product_reference as reference
+from common import cards
 from torch.utils.checkpoint import checkpoint
 
-from metafast.attention import dot_product_attention
+from metafast.attention import _dot_product_device, dot_product_attention
 
-pytestmark = pytest.mark.parametrize("place", ["cuda", "host"], indirect=True)
+pytestmark = pytest.mark.parametrize("place", [*cards.CUDA, "host"], indirect=True)
 
 
 def tensors(place, *extents, dtype=torch.float32, requires_grad=True, seed=0):
@@ -33,6 +34,40 @@ def fused_calls(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     return calls
+
+
+def test_the_fused_kernels_are_given_whole_vectors(place, monkeypatch):
+    given = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def note(query, key, value, **options):
+        given.extend((query, key, value))
+        return fused(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+    for columns in (slice(0, 8), slice(1, 9)):
+        wide = torch.randn(2, 3, 5, 9, device=place)
+        own = [wide[..., columns].clone() for _ in range(3)]
+        torch.testing.assert_close(dot_product_attention(*[wide[..., columns]] * 3), fused(*own))
+    assert len(given) == 6
+    for tensor in given:
+        assert tensor.data_ptr() % 16 == 0
+        assert all(stride % 4 == 0 for stride in tensor.stride()[:3])
+
+
+def test_more_problems_than_a_grid_has_entries(place, monkeypatch, fused_calls):
+    monkeypatch.setattr(_dot_product_device, "_MOST_PROBLEMS", 3)
+    for extents, calls in (((7, 2), 3), ((2, 7), 0)):
+        inputs = tensors(place, *extents, 4, 5, 8, 8, dtype=torch.float64)
+        lengths = torch.arange(extents[0], device=place) % 6
+        for options in ({}, {"key_lengths": lengths}, {"causal": True}):
+            fused_calls.clear()
+            context = dot_product_attention(*inputs, **options)
+            assert len(fused_calls) == calls
+            expected = dot_product_attention(*inputs, **options, return_weights=True)[0]
+            torch.testing.assert_close(context, expected)
+            found = torch.autograd.grad(context.sin().sum(), inputs)
+            torch.testing.assert_close(found, torch.autograd.grad(expected.sin().sum(), inputs))
 
 
 def test_the_fused_kernels_run_once_for_context_and_gradient(place, fused_calls):

@@ -1,5 +1,6 @@
 """When work is run, recorded and replayed, with graphs that only take notes; and what is kept of recordings."""
 
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -55,29 +56,47 @@ class Graph:
 
 @pytest.fixture
 def notes(monkeypatch):
+    monkeypatch.setattr(_graph_capture, "_streams", threading.local())
     return Notes().install(monkeypatch)
 
 
 def test_run_then_recorded_then_replayed(notes):
-    recorded = Recorded(lambda: notes.append("work"), torch.device("cuda", 1))
+    recorded = Recorded(torch.device("cuda", 1))
+
+    def call():
+        recorded(lambda: notes.append("work"))
+
     device, over = ("begin device", "cuda:1"), "end device"
-    recorded()
+    call()
     # The warm-up, which is work, on a stream of its own that waits for the caller's and is waited for.
     side = ["side waits for caller", ("begin stream", "side"), "work", "end stream", "caller waits for side"]
     assert notes == [device, *side, over]
     notes.clear()
-    recorded()
+    call()
     # A recording does nothing: the replay is the work.
     assert notes == [device, ("begin graph", "graph", "side", "thread_local"), "work", "end graph", "replay", over]
     notes.clear()
-    recorded()
+    call()
     assert notes == [device, "replay", over]
 
 
+def test_autocast_is_off_within(notes):
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        recorded, found = Recorded(torch.device("cuda", 0)), []
+        for _ in range(2):
+            recorded(lambda: found.append(torch.is_autocast_enabled("cuda")))
+        assert found == [False, False]
+        assert torch.is_autocast_enabled("cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+
+
 def test_run_each_time_where_there_is_no_card(notes):
-    recorded = Recorded(lambda: notes.append("work"), torch.device("cpu"))
+    recorded = Recorded(torch.device("cpu"))
     for _ in range(3):
-        recorded()
+        recorded(lambda: notes.append("work"))
     assert notes == ["work"] * 3
 
 
@@ -87,12 +106,12 @@ def test_an_error_in_recording_is_not_a_recording(notes):
         if notes.count("work") == 2:
             raise RuntimeError("out of memory")
 
-    recorded = Recorded(work, torch.device("cuda", 0))
-    recorded()
+    recorded = Recorded(torch.device("cuda", 0))
+    recorded(work)
     with pytest.raises(RuntimeError, match="out of memory"):
-        recorded()
+        recorded(work)
     assert "replay" not in notes
-    recorded()
+    recorded(work)
     assert notes.count("work") == 3
     assert notes.count("replay") == 1
 

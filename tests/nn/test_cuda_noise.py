@@ -1,4 +1,4 @@
-"""The noise of a policy's choices on a CUDA device: the CPU's numbers, bit for bit, which depend on no neighbour."""
+"""The noise of a policy's choices on a CUDA device: the CPU's (uniform ones bit for bit), of no neighbour's."""
 
 import numpy as np
 import pytest
@@ -28,6 +28,16 @@ def test_the_cpus_numbers(device, key, num_steps, num_envs, size, normal):
     theirs = _core.policy_noise(key, num_steps, num_envs, size, normal)
     # A card may fuse what the CPU rounds twice.
     np.testing.assert_allclose(mine, theirs, rtol=2e-6 if normal else 0, atol=1e-6 if normal else 0)
+
+
+def test_the_default_dtype_is_not_the_noises(device):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        noise = make_distribution(Discrete(3)).noise(7, 2, 70, device)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(noise, make_distribution(Discrete(3)).noise(7, 2, 70, device))
 
 
 @pytest.mark.parametrize("space", [Discrete(3), MultiDiscrete([2, 3]), Box(-1, 1, (2,))], ids=str)

@@ -98,8 +98,9 @@ def test_minibatches(space, network, surrogate, padded):
     columns["teacher"] = empty(*rows, distribution.num_outputs)
     if policy.recurrent:
         columns |= {"starts": empty(*rows, dtype=torch.bool), "hidden": empty(ENVS, policy.hidden_size)}
+    optimizer = Adam(policy, weight_decay=0.1)
     step = MinibatchStep(
-        policy, Adam(policy, weight_decay=0.1), columns, 4, padded=padded, surrogate=surrogate,
+        policy, optimizer, columns, 4, padded=padded, surrogate=surrogate,
         weights=frozenset({"clip", "value_clip", "value_coef", "entropy_coef", "units", "max_grad_norm"}),
         normalize_advantages=True,
     )  # fmt: skip

@@ -147,6 +147,21 @@ def test_recordings_go_with_the_environment(device):
     assert batch() is None
 
 
+def test_a_recording_that_goes_frees_its_memory_at_once(device):
+    env = make()
+    policy = make_policy(env, device)
+    gc.disable()
+    try:
+        rollout(env, policy, 2)
+        loop = weakref.ref(next(iter(_device_rollout._LOOPS[env]._made.values())))
+        for num_steps in (3, 4):
+            assert loop() is not None
+            rollout(env, policy, num_steps)
+        assert loop() is None
+    finally:
+        gc.enable()
+
+
 def test_bad_input(device, monkeypatch):
     env = make()
     policy, memory = make_policy(env, device), make_policy(env, device, gru_size=3)

@@ -1,6 +1,8 @@
 """Updates on a CUDA device against the native ones on the CPU, from the same rollout; bookkeeping of recordings."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -253,6 +255,32 @@ def test_what_changes_needs_another_recording(device, on_cpu):
     assert latest is not first  # which went
     policy.policy.weight.data = policy.policy.weight.data.clone()
     assert run() is not latest
+
+
+def test_recordings_go_with_the_optimizer_at_once(device, on_cpu):
+    policy = make_policy().to(device)
+    optimizer = Adam(policy)
+    rollout = moved(on_cpu(make_rollout, make_policy(), 7), device)
+    gc.disable()
+    try:
+        ppo_update(policy, optimizer, rollout, minibatches=2)
+        step = weakref.ref(next(iter(optimizer.recordings._made.values())))
+        del optimizer
+        assert step() is None
+    finally:
+        gc.enable()
+
+
+def test_a_graph_that_the_caller_keeps_does_not_matter(device, on_cpu):
+    policy = make_policy().to(device)
+    rollout = moved(on_cpu(make_rollout, make_policy(), 7), device)
+    kept = policy(rollout.observations)[1].sum()
+    before = flat(policy)
+    ppo_update(policy, Adam(policy), rollout, minibatches=2)
+    assert not torch.equal(flat(policy), before)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
 
 
 def test_the_optimizer_follows_the_policy_and_is_saved(device, on_cpu):

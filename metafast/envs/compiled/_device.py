@@ -90,7 +90,8 @@ class UserDeviceKernels:
         self._kernels = kernels
         self._env_id = env_id
         self._anchor = batch.elapsed_steps
-        self._loaded = kernels.on(_device.stream_of(self._anchor))
+        with _device.current(self._anchor):
+            self._loaded = kernels.on(_device.stream_of(self._anchor))
         self._saved = None
         if kernels.ptx.can_raise and has_arrays:
             self._saved = _device.empty("the state before a step", tuple(batch.state.shape), batch.state)
@@ -110,13 +111,14 @@ class UserDeviceKernels:
 
     def _launch(self, kernel: str, **arguments: int) -> None:
         values = self._arguments | arguments
-        self._loaded.launch(
-            _device.stream_of(self._anchor),
-            f"{self._kernels.name}_{kernel}",
-            self._blocks,
-            TILE,
-            [values[name] for name in ARGUMENTS[kernel]],
-        )
+        with _device.current(self._anchor):
+            self._loaded.launch(
+                _device.stream_of(self._anchor),
+                f"{self._kernels.name}_{kernel}",
+                self._blocks,
+                TILE,
+                [values[name] for name in ARGUMENTS[kernel]],
+            )
 
     def step(
         self,

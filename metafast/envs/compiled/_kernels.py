@@ -49,7 +49,7 @@ ARGUMENTS = {
     "reset": (*_BATCH, "mask"),
     "observe": (*_BATCH, "observations"),
 }
-# These are allocated as wholes; what else is passed may be a part of another array.
+# These are allocated as wholes, or (observations) begin at a row of a whole; what else is passed may be any part.
 _ALIGNED = ("state", "saved", "observations", "final_observations")
 _ALIGNMENT = 16
 # Entries of an action that are taken one by one, so that they are in registers.
@@ -80,7 +80,8 @@ class _Environment:
             if name not in _NUMBERS:
                 value.add_attribute("noalias")
             if name in _ALIGNED:
-                value.attributes.align = _ALIGNMENT
+                row = make.observation.nbytes if name.endswith("observations") else _ALIGNMENT
+                value.attributes.align = min(_ALIGNMENT, row & -row)
         block, self.position = (self._special_register(name) for name in ("ctaid", "tid"))
         self.index = builder.add(builder.mul(block, _number(TILE)), self.position)
         with builder.if_then(builder.icmp_unsigned(">=", self.index, self.values["num_envs"])):
