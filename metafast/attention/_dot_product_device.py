@@ -79,9 +79,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, takes: Tensor | None, cau
     if query.shape[1] > _MOST_PROBLEMS:
         return _attend_with_weights(query, key, value, takes, causal, scale)[0]
     if query.shape[0] > _MOST_PROBLEMS:
-        parts = [tensor.split(_MOST_PROBLEMS) for tensor in (query, key, value)]
-        masks = [takes] * len(parts[0]) if takes is None or takes.shape[0] == 1 else takes.split(_MOST_PROBLEMS)
-        return torch.cat([_attend(*part, mask, causal, scale) for *part, mask in zip(*parts, masks, strict=True)])
+        queries, keys, values = (tensor.split(_MOST_PROBLEMS) for tensor in (query, key, value))
+        masks = [takes] * len(queries) if takes is None or takes.shape[0] == 1 else takes.split(_MOST_PROBLEMS)
+        parts = zip(queries, keys, values, masks, strict=True)
+        return torch.cat([_attend(*part, causal, scale) for part in parts])
     if causal:
         key, value, takes = _seen_by_the_last(query, key, value, takes)
     if 0 in (*query.shape[:3], key.shape[2], value_width):

@@ -8,6 +8,7 @@ from attention import test_additive as values
 from attention import test_additive_accuracy as accuracy
 from attention import test_additive_bad_input as bad_input
 from attention import test_additive_gradients as gradients
+from common import cards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from metafast.attention import AdditiveAttention, additive_attention, prepare
 
 # Each thread of a block is a context switch on the host: few and small examples there.
 few = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
-one_order = pytest.mark.parametrize("device", ["cuda", "host"], indirect=True)
+one_order = pytest.mark.parametrize("device", [*cards.CUDA, "host"], indirect=True)
 
 
 def tensors_of(problem, device):

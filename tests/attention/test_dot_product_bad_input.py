@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from common import cards
 
 from metafast import _core
 from metafast.attention import dot_product_attention
@@ -47,7 +48,7 @@ def test_bad_arguments_are_named(changes, error, message):
         dot_product_attention(**{**GOOD, **changes})
 
 
-@pytest.mark.parametrize("place", ["cpu", "cuda", "host"], indirect=True)
+@pytest.mark.parametrize("place", ["cpu", *cards.CUDA, "host"], indirect=True)
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize(
     ("changes", "error", "message"),

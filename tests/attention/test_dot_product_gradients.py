@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attention import dot_product_reference as reference
+from common import cards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -28,7 +29,7 @@ SELECTIONS = {
 
 
 # Where there is nothing to see from the levels of the CPU one by one.
-everywhere = pytest.mark.parametrize("place", ["cpu", "cuda", "host"], indirect=True)
+everywhere = pytest.mark.parametrize("place", ["cpu", *cards.CUDA, "host"], indirect=True)
 
 
 def tensors(*extents, dtype=torch.float64, requires_grad=True, seed=0, place=None):
