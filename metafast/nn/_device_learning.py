@@ -16,8 +16,8 @@ from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
 from metafast.nn._learning import FLAGS, FLOATS, Figures, check_fields, check_optimizer, learning_rates, make_figures
 from metafast.nn._minibatch_step import COLUMNS, MEANS, MinibatchStep
-from metafast.nn._objectives import Surrogate
 from metafast.nn._optimizer import Adam
+from metafast.nn.objectives import Surrogate
 
 __all__ = [
     "as_actions",

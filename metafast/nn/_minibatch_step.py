@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metafast._graph_capture import Recorded
 from metafast.nn._actor_critic import ActorCritic
-from metafast.nn._objectives import Samples, Surrogate, Terms, compute_loss, mean, standardize
 from metafast.nn._optimizer import Adam
+from metafast.nn.objectives import Samples, Surrogate, Terms, compute_loss, mean, standardize
 
 __all__ = ["COLUMNS", "MEANS", "MinibatchStep"]
 

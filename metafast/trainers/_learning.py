@@ -10,8 +10,8 @@ from torch import Tensor
 
 import metafast
 from metafast.envs import Rollout
-from metafast.nn import _objectives as objectives
-from metafast.nn._objectives import Samples, Terms
+from metafast.nn import objectives
+from metafast.nn.objectives import Samples, Terms
 from metafast.trainers._learner import Learner
 from metafast.trainers._options import Config
 from metafast.trainers._replay import Replay
