@@ -2,8 +2,8 @@
 
 `ActorCritic` is a torch module like any other. `metafast.envs.rollout` lets it act in a native environment, and
 `ppo_update`, `a2c_update`, `reinforce_update` and `clone_update` let it learn, in kernels that read and write its
-parameters in place; on a CUDA device in torch, under CUDA graphs. `Adam` is their optimiser. `metafast.nn.objectives` has
-the losses in torch, for loops of your own.
+parameters in place; on a CUDA device in torch, under CUDA graphs. `Adam` is their optimiser. The losses in torch, for
+loops of your own, are in `metafast.nn.objectives`.
 """
 
 from metafast.nn._actor_critic import ActorCritic
