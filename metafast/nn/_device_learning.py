@@ -12,9 +12,8 @@ from torch import Tensor
 
 from metafast import _device
 from metafast._graph_capture import check_not_capturing
-from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
-from metafast.nn._learning import FLAGS, FLOATS, Figures, check_fields, check_optimizer, learning_rates, make_figures
+from metafast.nn._learning import Figures, check_optimizer, learning_rates, make_figures
 from metafast.nn._minibatch_step import COLUMNS, MEANS, MinibatchStep
 from metafast.nn._optimizer import Adam
 from metafast.nn.objectives import Surrogate
@@ -26,12 +25,10 @@ __all__ = [
     "as_flags",
     "as_observations",
     "check_policy",
-    "check_rollout",
     "explained_variance",
     "learn",
     "list_rows",
     "read_observations",
-    "read_rollout",
     "zeros",
 ]
 
@@ -91,36 +88,6 @@ def as_actions(policy: ActorCritic, actions: Any, leading: tuple[int, ...]) -> T
         if bool(((column < 0) | (column >= limits)).any()):
             raise ValueError(f"actions must be choices counted from 0, below {limits.tolist()}")
     return column
-
-
-def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
-    """A rollout of tensors on the policy's device as one of contiguous tensors, of the types that are computed in."""
-    check_fields(rollout)
-    shape = tuple(as_array("rewards", rollout.rewards, policy).shape)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"rewards must have shape (T, N), not {shape}")
-    checked: dict[str, Any] = {
-        "observations": as_observations(policy, rollout.observations, (shape[0] + 1, shape[1])),
-        "actions": as_actions(policy, rollout.actions, shape),
-        "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), policy),
-        **{name: as_column(name, getattr(rollout, name), shape, policy) for name in FLOATS},
-        **{name: as_flags(name, getattr(rollout, name), shape, policy) for name in FLAGS},
-        "mask": None if rollout.mask is None else as_flags("mask", rollout.mask, shape, policy),
-    }
-    if policy.recurrent:
-        if rollout.initial_hidden is None:
-            raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
-        state = shape[1], policy.hidden_size
-        checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, policy)
-    return Rollout(**{**vars(rollout), **checked})
-
-
-def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
-    """The columns of a checked rollout that every update reads."""
-    experience = {**read_observations(rollout.observations[:-1]), "actions": rollout.actions}
-    if policy.recurrent:
-        experience |= {"starts": rollout.starts, "mask": rollout.mask, "hidden": rollout.initial_hidden}
-    return experience
 
 
 def read_observations(observations: Tensor) -> dict[str, Any]:

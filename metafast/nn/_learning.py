@@ -12,40 +12,30 @@ import numpy.typing as npt
 import torch
 
 from metafast import _core, _device
-from metafast.envs import Rollout
 from metafast.nn._actor_critic import ActorCritic
 from metafast.nn._native import NativePolicy
 from metafast.nn._optimizer import Adam
 
 __all__ = [
-    "FLAGS",
-    "FLOATS",
     "as_actions",
     "as_array",
     "as_column",
     "as_flags",
     "as_observations",
-    "check_fields",
     "check_numbers",
     "check_optimizer",
     "check_policy",
-    "check_rollout",
     "explained_variance",
     "learn",
     "learning_rates",
     "list_rows",
     "make_figures",
     "read_observations",
-    "read_rollout",
     "zeros",
 ]
 
 Array = npt.NDArray[Any]
 Figures = dict[str, float]
-
-FLOATS = "log_probs", "rewards", "final_values"
-FLAGS = "terminated", "truncated", "starts"
-_REQUIRED = "observations", "actions", "values", *FLOATS, *FLAGS
 
 # The columns of the kernels' diagnostics (csrc/nn/learning.hpp), each a sum over the rows of a minibatch.
 _OBJECTIVE, _VALUE_ERROR, _ENTROPY, _DIVERGENCE, _CLIPPED, _ROWS, _GRAD_NORM = range(7)
@@ -254,45 +244,6 @@ def make_figures(
     elif surrogate == "divergence":
         figures["divergence"] = means["divergence"]
     return {name: float(value) for name, value in figures.items()}
-
-
-def check_fields(rollout: Any) -> None:
-    """Refuse what is no rollout, or lacks what all updates read."""
-    if not isinstance(rollout, Rollout):
-        raise TypeError(f"rollout must be a metafast.envs.Rollout, not {type(rollout).__name__}")
-    missing = [name for name in _REQUIRED if getattr(rollout, name) is None]
-    if missing:
-        raise TypeError(f"{missing[0]} must be an array, not None")
-
-
-def check_rollout(policy: ActorCritic, rollout: Any) -> Rollout:
-    """A rollout of arrays or tensors as one of contiguous arrays, of the types that the kernels take."""
-    check_fields(rollout)
-    shape = as_array("rewards", rollout.rewards, policy).shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"rewards must have shape (T, N), not {shape}")
-    checked: dict[str, Any] = {
-        "observations": as_observations(policy, rollout.observations, (shape[0] + 1, shape[1])),
-        "actions": as_actions(policy, rollout.actions, shape),
-        "values": as_column("values", rollout.values, (shape[0] + 1, shape[1]), policy),
-        **{name: as_column(name, getattr(rollout, name), shape, policy) for name in FLOATS},
-        **{name: as_flags(name, getattr(rollout, name), shape, policy) for name in FLAGS},
-        "mask": None if rollout.mask is None else as_flags("mask", rollout.mask, shape, policy),
-    }
-    if policy.recurrent:
-        if rollout.initial_hidden is None:
-            raise ValueError("rollout was made by a policy without a GRU: initial_hidden is None")
-        state = shape[1], policy.hidden_size
-        checked["initial_hidden"] = as_column("initial_hidden", rollout.initial_hidden, state, policy)
-    return Rollout(**{**vars(rollout), **checked})
-
-
-def read_rollout(policy: ActorCritic, rollout: Rollout) -> dict[str, Any]:
-    """The columns of a checked rollout that every update reads."""
-    experience = {**read_observations(rollout.observations[:-1]), "actions": rollout.actions}
-    if policy.recurrent:
-        experience |= {"starts": rollout.starts, "mask": rollout.mask, "hidden": rollout.initial_hidden}
-    return experience
 
 
 def read_observations(observations: Array) -> dict[str, Any]:

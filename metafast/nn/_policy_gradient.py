@@ -8,6 +8,7 @@ import torch
 from metafast.envs import Rollout
 from metafast.nn import _device_learning, _learning
 from metafast.nn._actor_critic import ActorCritic
+from metafast.nn._given_rollout import check_rollout, read_rollout
 from metafast.nn._learning import check_numbers, check_optimizer
 from metafast.nn._optimizer import Adam
 from metafast.returns import discounted_returns, gae
@@ -148,8 +149,8 @@ def ppo_update(
         fractions={"gamma": gamma, "lam": lam},
     )
     side = side_of(policy, optimizer)
-    rollout = side.check_rollout(policy, rollout)
-    experience = side.read_rollout(policy, rollout)
+    rollout = check_rollout(side, policy, rollout)
+    experience = read_rollout(side, policy, rollout)
     advantages, returns = _estimate(side, policy, rollout, gamma, lam, advantages, returns)
     values = rollout.values[:-1]
     experience |= {
@@ -209,8 +210,8 @@ def a2c_update(
         fractions={"gamma": gamma, "lam": lam},
     )
     side = side_of(policy, optimizer)
-    rollout = side.check_rollout(policy, rollout)
-    experience = side.read_rollout(policy, rollout)
+    rollout = check_rollout(side, policy, rollout)
+    experience = read_rollout(side, policy, rollout)
     advantages, returns = _estimate(side, policy, rollout, gamma, lam, advantages, returns)
     experience |= {"advantages": advantages, "returns": returns}
     figures: Figures = side.learn(
@@ -270,8 +271,8 @@ returns
         fractions={"gamma": gamma},
     )
     side = side_of(policy, optimizer)
-    rollout = side.check_rollout(policy, rollout)
-    experience = side.read_rollout(policy, rollout)
+    rollout = check_rollout(side, policy, rollout)
+    experience = read_rollout(side, policy, rollout)
     shape = tuple(rollout.rewards.shape)
     mask = rollout.terminated | True if rollout.mask is None else rollout.mask
     ended = rollout.ended & mask
