@@ -6,11 +6,9 @@ reaches in the same run. A quad of columns takes 11 float operations and one of 
 eighth of the rate; in the backward pass an element takes 7 and 1. A product with the values is one of each.
 """
 
-import itertools
-import statistics
-
 import pytest
 import torch
+from attention.event_timing import median_seconds
 
 from metafast.attention import additive_attention, prepare
 
@@ -40,20 +38,6 @@ def limits(device):
     fused = 8192**3 / median_seconds(lambda: square @ square)
     print(f"\ncopy {copy / 1e12:.2f} TB/s, {fused / 1e12:.1f} T multiply-adds/s")
     return copy, fused
-
-
-def median_seconds(call, rounds=30):
-    """Return the median time of a call on the device, warmed up; the calls are queued before any of them ends."""
-    for _ in range(5):
-        call()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
-    torch.cuda.synchronize()
-    events[0].record()
-    for event in events[1:]:
-        call()
-        event.record()
-    torch.cuda.synchronize()
-    return statistics.median(before.elapsed_time(after) for before, after in itertools.pairwise(events)) / 1e3
 
 
 def peak_bytes(call):

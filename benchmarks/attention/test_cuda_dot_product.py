@@ -7,11 +7,9 @@ of a copy, both measured in the same run. What ours costs beyond sdpa is what se
 no mask and the columns are multiples of 8, beside some microseconds of the host's, which the first shapes show.
 """
 
-import itertools
-import statistics
-
 import pytest
 import torch
+from attention.event_timing import median_seconds
 
 from metafast.attention import dot_product_attention
 
@@ -39,20 +37,6 @@ def limits(device):
         found[dtype] = 2 * 8192**3 / median_seconds(lambda square=square: square @ square)
     print(f"\ncopy {found['copy'] / 1e12:.2f} TB/s, " + ", ".join(f"{d} {found[d] / 1e12:.0f} TFLOP/s" for d in DTYPES))
     return found
-
-
-def median_seconds(call, rounds=30):
-    """Return the median time of a call on the device, warmed up; the calls are queued before any of them ends."""
-    for _ in range(5):
-        call()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
-    torch.cuda.synchronize()
-    events[0].record()
-    for event in events[1:]:
-        call()
-        event.record()
-    torch.cuda.synchronize()
-    return statistics.median(before.elapsed_time(after) for before, after in itertools.pairwise(events)) / 1e3
 
 
 def problem(shape, dtype, device, selection="all"):

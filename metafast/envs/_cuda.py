@@ -64,4 +64,4 @@ class NativeDeviceKernels:
             self._bound.observe(_device.stream_of(self._anchor), observations.data_ptr())
 
     def explain_fault(self, kind: int, environment: int, detail: int) -> Exception:
-        raise NotImplementedError(f"the native kernels have no fault of kind {kind}")
+        raise AssertionError(f"the native kernels have no fault of kind {kind}")
